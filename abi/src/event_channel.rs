@@ -1,0 +1,1 @@
+//! Xen public interface: event_channel (to be filled).

@@ -1,0 +1,1 @@
+//! Xen public interface: features (to be filled).

@@ -1,0 +1,1 @@
+//! Xen public interface: grant_table (to be filled).

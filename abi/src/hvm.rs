@@ -1,0 +1,1 @@
+//! Xen public interface: hvm (to be filled).

@@ -1,0 +1,1 @@
+//! Xen public interface: hypercall (to be filled).

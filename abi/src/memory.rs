@@ -1,0 +1,1 @@
+//! Xen public interface: memory (to be filled).

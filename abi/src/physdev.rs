@@ -1,0 +1,1 @@
+//! Xen public interface: physdev (to be filled).

@@ -1,0 +1,1 @@
+//! Xen public interface: platform (to be filled).

@@ -1,0 +1,1 @@
+//! Xen public interface: sched (to be filled).

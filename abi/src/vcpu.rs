@@ -1,0 +1,1 @@
+//! Xen public interface: vcpu (to be filled).

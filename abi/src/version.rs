@@ -1,0 +1,1 @@
+//! Xen public interface: version (to be filled).

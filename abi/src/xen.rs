@@ -1,0 +1,1 @@
+//! Xen public interface: xen (to be filled).

@@ -1,0 +1,16 @@
+//! What the hypervisor *means*: domains, vCPUs, scheduling, event channels, grants, guest memory, timers and the
+//! hypercalls on them. Knows no processor architecture and reaches the machine only through [`platform`].
+//!
+//! Everything here runs on a laptop under `cargo test`, with [`testing`] as the machine.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
+
+extern crate alloc;
+
+pub mod platform;
+pub mod sync;
+pub mod types;

@@ -1,0 +1,98 @@
+//! The machine as `core` sees it. Implemented by `hal` (bare metal), `hosted` (Linux/KVM) and the test machine of
+//! [`crate::testing`].
+
+use crate::types::{CpuId, MachineAddr, Mfn, Nanoseconds};
+
+/// Untyped access to machine memory. Guest memory is never a Rust reference: it is copied in and out, or touched with
+/// single atomic operations, since other CPUs and devices may write it at any moment.
+///
+/// Callers pass addresses of frames they hold a counted reference on. An implementation must stay memory-safe for any
+/// address: outside of RAM, reads give all ones and writes are dropped.
+pub trait PhysMemory: Sync {
+    /// Copies `to.len()` bytes out of machine memory. May tear at any byte.
+    fn read(&self, from: MachineAddr, to: &mut [u8]);
+    /// Copies bytes into machine memory. May tear at any byte.
+    fn write(&self, to: MachineAddr, from: &[u8]);
+    /// Copies `len` bytes between two places that do not overlap.
+    fn copy(&self, to: MachineAddr, from: MachineAddr, len: u64);
+    /// Fills a frame with zeros.
+    fn zero_frame(&self, frame: Mfn);
+    /// Atomically loads a naturally aligned 32-bit value (acquire). An unaligned address is rounded down.
+    fn load_u32(&self, at: MachineAddr) -> u32;
+    /// Atomically stores a naturally aligned 32-bit value (release).
+    fn store_u32(&self, at: MachineAddr, value: u32);
+    /// Atomically loads a naturally aligned 64-bit value (acquire).
+    fn load_u64(&self, at: MachineAddr) -> u64;
+    /// Atomically stores a naturally aligned 64-bit value (release).
+    fn store_u64(&self, at: MachineAddr, value: u64);
+    /// Atomic or on a naturally aligned byte; returns the old value (sequentially consistent, as are all below).
+    fn fetch_or_u8(&self, at: MachineAddr, bits: u8) -> u8;
+    /// Atomic or; returns the old value.
+    fn fetch_or_u32(&self, at: MachineAddr, bits: u32) -> u32;
+    /// Atomic or; returns the old value.
+    fn fetch_or_u64(&self, at: MachineAddr, bits: u64) -> u64;
+    /// Atomic and; returns the old value.
+    fn fetch_and_u64(&self, at: MachineAddr, bits: u64) -> u64;
+    /// Atomic compare-and-exchange: stores `new` if the value is `old`. Returns the value found.
+    fn compare_exchange_u16(&self, at: MachineAddr, old: u16, new: u16) -> u16;
+    /// Atomic compare-and-exchange: stores `new` if the value is `old`. Returns the value found.
+    fn compare_exchange_u32(&self, at: MachineAddr, old: u32, new: u32) -> u32;
+    /// Atomic compare-and-exchange: stores `new` if the value is `old`. Returns the value found.
+    fn compare_exchange_u64(&self, at: MachineAddr, old: u64, new: u64) -> u64;
+}
+
+/// How the time stamp counter relates to system time, in the form of Xen's `vcpu_time_info`:
+/// `ns = tsc_base_ns + ((((tsc - tsc_base) << shift) * mul) >> 32)` (a negative shift is a right shift).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockParameters {
+    /// Counter value at `base_ns`.
+    pub tsc_base: u64,
+    /// System time at `tsc_base`.
+    pub base_ns: Nanoseconds,
+    /// 32.32 fixed-point nanoseconds per (shifted) tick.
+    pub mul: u32,
+    /// Shift applied before the multiplication.
+    pub shift: i8,
+    /// Counter frequency.
+    pub khz: u32,
+}
+
+/// The ways a machine can stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerAction {
+    /// Switch off.
+    PowerOff,
+    /// Restart.
+    Reboot,
+    /// Stop all CPUs and stay (so that a person can read the console).
+    Halt,
+}
+
+/// What `core` needs of the machine.
+pub trait Platform: Send + Sync {
+    /// Machine memory.
+    fn memory(&self) -> &dyn PhysMemory;
+    /// System time now: monotonic and the same on all CPUs.
+    fn now(&self) -> Nanoseconds;
+    /// How guests can compute [`Platform::now`] from the TSC themselves.
+    fn clock(&self) -> ClockParameters;
+    /// Wall-clock time (nanoseconds since 1970-01-01 UTC) at system time 0, as the machine's clock had it at boot.
+    fn wall_clock_at_boot(&self) -> u64;
+    /// Number of CPUs that are online; CPUs are numbered from 0 without gaps.
+    fn cpu_count(&self) -> u32;
+    /// The CPU that executes this call.
+    fn this_cpu(&self) -> CpuId;
+    /// Makes `cpu` leave guest mode or idle soon and look for work (scheduling, pending events). Never blocks; cheap if
+    /// `cpu` is the caller.
+    fn kick(&self, cpu: CpuId);
+    /// Sets this CPU's one-shot timer; the CPU leaves guest mode or idle at or after `deadline`. `None` disarms.
+    fn arm_timer(&self, deadline: Option<Nanoseconds>);
+    /// Returns when no CPU can still use a guest translation that was removed before this call from the p2m of the
+    /// domain identified by `tag`: CPUs in guest mode have left it once, and every CPU flushes before it enters a
+    /// guest of that domain again. Takes no locks, so it may be called with any lock held.
+    fn flush_guest_tlb(&self, tag: u64);
+    /// Writes bytes to the machine's console (serial port, screen).
+    fn console_write(&self, bytes: &[u8]);
+    /// Stops the machine.
+    fn power(&self, action: PowerAction) -> !;
+}

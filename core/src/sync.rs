@@ -1,0 +1,143 @@
+//! Locks.
+//!
+//! Radon runs to completion with interrupts off: a hypercall or exit handler is never preempted on its CPU, so one kind
+//! of lock suffices. Locks are short-held ticket locks (fair, so no CPU starves).
+//!
+//! Lock order: every lock carries a [`Rank`]; a CPU may take a lock only of a higher rank than all it holds. The order
+//! is the order of the variants of [`Rank`]. Builds with debug assertions check it at each acquisition through the
+//! hook of [`set_order_checker`]; release builds pay nothing.
+
+use core::ops::{Deref, DerefMut};
+use spin::once::Once;
+
+/// The order of all locks, outermost first. A lock may be taken while holding locks of lower rank only; two locks of
+/// one rank are taken together only through [`lock_pair`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Rank {
+    /// The list of domains.
+    DomainList,
+    /// One domain's control state (creation, destruction, pause).
+    Domain,
+    /// A domain's grant table.
+    Grant,
+    /// A domain's map of guest frames to machine frames.
+    P2m,
+    /// A domain's event channels.
+    EventChannel,
+    /// A domain's or vCPU's emulated devices.
+    Device,
+    /// A vCPU's own small state (timers, registered areas).
+    Vcpu,
+    /// A run queue of the scheduler.
+    RunQueue,
+    /// A timer queue.
+    Timer,
+    /// The frame allocator.
+    Frames,
+    /// Console and trace buffers: may be taken anywhere.
+    Console,
+}
+
+/// What checks the lock order in debug builds: told of every acquisition and release on the calling CPU.
+pub trait OrderChecker: Sync {
+    /// A lock of this rank is about to be taken; panics if that breaks the order.
+    fn acquire(&self, rank: Rank);
+    /// A lock of this rank was released.
+    fn release(&self, rank: Rank);
+}
+
+static CHECKER: Once<&'static dyn OrderChecker> = Once::new();
+
+/// Installs the checker, once, at start-up.
+pub fn set_order_checker(checker: &'static dyn OrderChecker) {
+    CHECKER.call_once(|| checker);
+}
+
+fn note_acquire(rank: Rank) {
+    if cfg!(debug_assertions)
+        && let Some(c) = CHECKER.get()
+    {
+        c.acquire(rank);
+    }
+}
+
+fn note_release(rank: Rank) {
+    if cfg!(debug_assertions)
+        && let Some(c) = CHECKER.get()
+    {
+        c.release(rank);
+    }
+}
+
+/// A fair spin lock around a `T`, with its place in the lock order.
+#[derive(Debug)]
+pub struct Lock<T: ?Sized> {
+    rank: Rank,
+    inner: spin::mutex::TicketMutex<T>,
+}
+
+impl<T> Lock<T> {
+    /// A lock of the given rank.
+    pub const fn new(rank: Rank, value: T) -> Self {
+        Lock { rank, inner: spin::mutex::TicketMutex::new(value) }
+    }
+}
+
+impl<T: ?Sized> Lock<T> {
+    /// Takes the lock, spinning until it is free.
+    pub fn lock(&self) -> Guard<'_, T> {
+        note_acquire(self.rank);
+        Guard { rank: self.rank, inner: self.inner.lock() }
+    }
+
+    /// Takes the lock if it is free now.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        let inner = self.inner.try_lock()?;
+        note_acquire(self.rank);
+        Some(Guard { rank: self.rank, inner })
+    }
+}
+
+/// Takes two different locks of one rank in an order that all agree on (by address), so that two CPUs taking the same
+/// pair cannot deadlock. Returns the guards in argument order; `None` for the second if both are the same lock.
+pub fn lock_pair<'a, T>(a: &'a Lock<T>, b: &'a Lock<T>) -> (Guard<'a, T>, Option<Guard<'a, T>>) {
+    let (pa, pb) = (core::ptr::from_ref(a) as usize, core::ptr::from_ref(b) as usize);
+    if pa == pb {
+        return (a.lock(), None);
+    }
+    let second = |l: &'a Lock<T>| Guard { rank: l.rank, inner: l.inner.lock() };
+    if pa < pb {
+        let ga = a.lock();
+        (ga, Some(second(b)))
+    } else {
+        let gb = b.lock();
+        (second(a), Some(gb))
+    }
+}
+
+/// Access to a locked value; releases the lock when dropped.
+#[derive(Debug)]
+pub struct Guard<'a, T: ?Sized> {
+    rank: Rank,
+    inner: spin::mutex::TicketMutexGuard<'a, T>,
+}
+
+impl<T: ?Sized> Deref for Guard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl<T: ?Sized> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.inner
+    }
+}
+
+impl<T: ?Sized> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        note_release(self.rank);
+    }
+}

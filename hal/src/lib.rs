@@ -1,0 +1,3 @@
+//! The mechanism.
+#![no_std]
+#![allow(unsafe_code)]
