@@ -17,6 +17,19 @@
 
 extern crate alloc;
 
+pub mod console;
+pub mod domain;
+pub mod evtchn;
+pub mod frames;
+pub mod grant;
+pub mod hypercall;
+pub mod hypervisor;
+pub mod memory;
+pub mod p2m;
 pub mod platform;
+pub mod sched;
 pub mod sync;
+pub mod testing;
+pub mod time;
 pub mod types;
+pub mod vcpu;

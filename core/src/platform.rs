@@ -1,7 +1,10 @@
 //! The machine as `core` sees it. Implemented by `hal` (bare metal), `hosted` (Linux/KVM) and the test machine of
 //! [`crate::testing`].
 
-use crate::types::{CpuId, MachineAddr, Mfn, Nanoseconds};
+use core::any::Any;
+
+use crate::types::{CpuId, GuestPhysAddr, GuestVirtAddr, MachineAddr, Mfn, Nanoseconds};
+use radon_abi::errno::Errno;
 
 /// Untyped access to machine memory. Guest memory is never a Rust reference: it is copied in and out, or touched with
 /// single atomic operations, since other CPUs and devices may write it at any moment.
@@ -95,4 +98,46 @@ pub trait Platform: Send + Sync {
     fn console_write(&self, bytes: &[u8]);
     /// Stops the machine.
     fn power(&self, action: PowerAction) -> !;
+}
+
+/// The architecture's part of a vCPU, owned by [`crate::vcpu::Vcpu`]; made by the architecture layer.
+pub trait ArchVcpu: Any + Send + Sync {
+    /// `evtchn_upcall_pending` of this vCPU went from 0 to 1: make the guest see its event upcall (the caller wakes and
+    /// kicks the vCPU afterwards). May be called from any CPU.
+    fn raise_upcall(&self);
+    /// Makes an NMI pending.
+    fn raise_nmi(&self);
+    /// For the architecture layer to find its own type again.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// The architecture's part of a domain.
+pub trait ArchDomain: Any + Send + Sync {
+    /// The guest chose how it wants event upcalls delivered (`HVM_PARAM_CALLBACK_IRQ`).
+    ///
+    /// # Errors
+    /// `EINVAL` or `EOPNOTSUPP` for a way that does not exist here.
+    fn set_callback_via(&self, via: u64) -> Result<(), Errno>;
+    /// For the architecture layer to find its own type again.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Access to a vCPU's memory by guest-virtual address, with the privileges and paging mode the vCPU has now. All
+/// failures are `EFAULT`.
+pub trait GuestVirtual {
+    /// Copies bytes from the guest.
+    ///
+    /// # Errors
+    /// `EFAULT`: not mapped, not readable or not RAM. `to` may have been partly written.
+    fn read(&self, from: GuestVirtAddr, to: &mut [u8]) -> Result<(), Errno>;
+    /// Copies bytes to the guest.
+    ///
+    /// # Errors
+    /// `EFAULT`: not mapped, not writable or not RAM. Bytes before the bad page may have been written.
+    fn write(&self, to: GuestVirtAddr, from: &[u8]) -> Result<(), Errno>;
+    /// Translates one address.
+    ///
+    /// # Errors
+    /// `EFAULT` if it is not mapped (for writing, if `write`).
+    fn translate(&self, at: GuestVirtAddr, write: bool) -> Result<GuestPhysAddr, Errno>;
 }

@@ -1,0 +1,4 @@
+//! The console (under construction).
+/// The console.
+#[derive(Default)]
+pub struct Console {}

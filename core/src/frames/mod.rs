@@ -1,0 +1,3 @@
+//! Machine frames (under construction).
+/// The allocator of machine frames.
+pub struct FrameAllocator {}

@@ -1,0 +1,124 @@
+//! The caller of a hypercall.
+
+use alloc::sync::Arc;
+use core::cell::Cell;
+
+use radon_abi::errno::Errno;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+
+use crate::domain::{Domain, Role};
+use crate::hypervisor::Hypervisor;
+use crate::platform::GuestVirtual;
+use crate::types::{DomainId, GuestVirtAddr};
+use crate::vcpu::Vcpu;
+use radon_abi::xen::DOMID_SELF;
+
+/// Proof that the caller may control other domains and the machine. Only [`Caller::privileged`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct Privilege(());
+
+/// Who issues a hypercall: never an ambient "current", always this parameter.
+pub struct Caller<'a> {
+    /// The machine's hypervisor.
+    pub hv: &'a Hypervisor,
+    /// The calling domain.
+    pub domain: &'a Arc<Domain>,
+    /// The calling vCPU.
+    pub vcpu: &'a Arc<Vcpu>,
+    /// The calling vCPU's memory.
+    pub memory: &'a dyn GuestVirtual,
+    budget: Cell<u32>,
+}
+
+/// Units of work (roughly: pages or list entries handled) that one hypercall may do before it must offer a
+/// continuation. About 100 µs.
+const BUDGET: u32 = 512;
+
+impl<'a> Caller<'a> {
+    /// A caller with a full budget.
+    #[must_use]
+    pub fn new(
+        hv: &'a Hypervisor,
+        domain: &'a Arc<Domain>,
+        vcpu: &'a Arc<Vcpu>,
+        memory: &'a dyn GuestVirtual,
+    ) -> Caller<'a> {
+        Caller { hv, domain, vcpu, memory, budget: Cell::new(BUDGET) }
+    }
+
+    /// Spends one unit of the budget. `false` means that it is used up: stop and return
+    /// [`super::Outcome::Continue`] with the state reached. At least one unit can always be spent.
+    #[must_use]
+    pub fn spend(&self) -> bool {
+        let left = self.budget.get();
+        self.budget.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    /// The right to control other domains.
+    ///
+    /// # Errors
+    /// `EPERM` unless the caller is the control domain.
+    pub fn privileged(&self) -> Result<Privilege, Errno> {
+        match self.domain.role {
+            Role::Hardware => Ok(Privilege(())),
+            Role::Guest => Err(Errno::EPERM),
+        }
+    }
+
+    /// The domain a hypercall names, which may be `DOMID_SELF`. Naming another domain needs privilege.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is none, `EPERM` if it is another one and the caller is not privileged.
+    pub fn target(&self, id: u16) -> Result<Arc<Domain>, Errno> {
+        if id == DOMID_SELF || id == self.domain.id.0 {
+            return Ok(self.domain.clone());
+        }
+        let found = self.hv.domains.get(DomainId(id))?;
+        self.privileged()?;
+        Ok(found)
+    }
+
+    /// Copies a structure in, once.
+    ///
+    /// # Errors
+    /// `EFAULT` if the guest has no readable memory there.
+    pub fn read<T: FromBytes + IntoBytes + FromZeros>(&self, from: GuestVirtAddr) -> Result<T, Errno> {
+        let mut value = T::new_zeroed();
+        self.memory.read(from, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Copies element `index` of an array in.
+    ///
+    /// # Errors
+    /// `EFAULT` if the guest has no readable memory there.
+    pub fn read_at<T: FromBytes + IntoBytes + FromZeros>(&self, array: GuestVirtAddr, index: u64) -> Result<T, Errno> {
+        self.read(element::<T>(array, index)?)
+    }
+
+    /// Copies a structure out.
+    ///
+    /// # Errors
+    /// `EFAULT` if the guest has no writable memory there.
+    pub fn write<T: IntoBytes + Immutable>(&self, to: GuestVirtAddr, value: &T) -> Result<(), Errno> {
+        self.memory.write(to, value.as_bytes())
+    }
+
+    /// Copies element `index` of an array out.
+    ///
+    /// # Errors
+    /// `EFAULT` if the guest has no writable memory there.
+    pub fn write_at<T: IntoBytes + Immutable>(&self, array: GuestVirtAddr, index: u64, value: &T) -> Result<(), Errno> {
+        self.write(element::<T>(array, index)?, value)
+    }
+}
+
+/// The address of an array's element; `EFAULT` if it wraps.
+fn element<T>(array: GuestVirtAddr, index: u64) -> Result<GuestVirtAddr, Errno> {
+    index
+        .checked_mul(size_of::<T>() as u64)
+        .and_then(|offset| array.0.checked_add(offset))
+        .map(GuestVirtAddr)
+        .ok_or(Errno::EFAULT)
+}

@@ -1,0 +1,3 @@
+//! The p2m (under construction).
+/// A domain's map of guest frames to machine frames.
+pub struct P2m {}

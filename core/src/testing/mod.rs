@@ -1,0 +1,182 @@
+//! A machine made of plain data, for host tests and the simulator: memory is a vector of atomic words, time is a number
+//! that the test advances, kicks are counted.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::platform::{ClockParameters, PhysMemory, Platform, PowerAction};
+use crate::sync::{Lock, Rank};
+use crate::types::{CpuId, MachineAddr, Mfn, Nanoseconds, PAGE_SIZE};
+
+/// Machine memory from address 0, a whole number of frames.
+pub struct TestMemory {
+    words: Vec<AtomicU64>,
+}
+
+impl TestMemory {
+    /// Zeroed memory of this many frames.
+    #[must_use]
+    pub fn new(frames: u64) -> TestMemory {
+        let words = frames.saturating_mul(PAGE_SIZE / 8);
+        TestMemory { words: (0..words).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    fn word(&self, at: MachineAddr) -> Option<&AtomicU64> {
+        self.words.get(usize::try_from(at.0 / 8).ok()?)
+    }
+
+    /// Applies `f` to the `width`-byte field at `at` (aligned down); returns its old value.
+    fn update(&self, at: MachineAddr, width: u64, f: impl Fn(u64) -> Option<u64>) -> u64 {
+        let mask = if width == 8 { u64::MAX } else { (1u64 << (width.wrapping_mul(8))).wrapping_sub(1) };
+        let shift = ((at.0 % 8) & !width.wrapping_sub(1)).wrapping_mul(8);
+        let Some(word) = self.word(at) else { return mask };
+        let apply = |old: u64| {
+            let new = f((old >> shift) & mask)?;
+            Some((old & !(mask << shift)) | ((new & mask) << shift))
+        };
+        match word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, apply) {
+            Ok(old) | Err(old) => (old >> shift) & mask,
+        }
+    }
+}
+
+impl PhysMemory for TestMemory {
+    fn read(&self, from: MachineAddr, to: &mut [u8]) {
+        for (n, byte) in to.iter_mut().enumerate() {
+            *byte = self.update(MachineAddr(from.0.wrapping_add(n as u64)), 1, |_| None) as u8;
+        }
+    }
+    fn write(&self, to: MachineAddr, from: &[u8]) {
+        for (n, &byte) in from.iter().enumerate() {
+            self.update(MachineAddr(to.0.wrapping_add(n as u64)), 1, |_| Some(u64::from(byte)));
+        }
+    }
+    fn copy(&self, to: MachineAddr, from: MachineAddr, len: u64) {
+        for n in 0..len {
+            let mut byte = [0];
+            self.read(MachineAddr(from.0.wrapping_add(n)), &mut byte);
+            self.write(MachineAddr(to.0.wrapping_add(n)), &byte);
+        }
+    }
+    fn zero_frame(&self, frame: Mfn) {
+        for n in 0..PAGE_SIZE / 8 {
+            self.store_u64(MachineAddr(frame.addr().0.wrapping_add(n.wrapping_mul(8))), 0);
+        }
+    }
+    fn load_u32(&self, at: MachineAddr) -> u32 {
+        self.update(at, 4, |_| None) as u32
+    }
+    fn store_u32(&self, at: MachineAddr, value: u32) {
+        self.update(at, 4, |_| Some(u64::from(value)));
+    }
+    fn load_u64(&self, at: MachineAddr) -> u64 {
+        self.update(at, 8, |_| None)
+    }
+    fn store_u64(&self, at: MachineAddr, value: u64) {
+        self.update(at, 8, |_| Some(value));
+    }
+    fn fetch_or_u8(&self, at: MachineAddr, bits: u8) -> u8 {
+        self.update(at, 1, |v| Some(v | u64::from(bits))) as u8
+    }
+    fn fetch_or_u32(&self, at: MachineAddr, bits: u32) -> u32 {
+        self.update(at, 4, |v| Some(v | u64::from(bits))) as u32
+    }
+    fn fetch_or_u64(&self, at: MachineAddr, bits: u64) -> u64 {
+        self.update(at, 8, |v| Some(v | bits))
+    }
+    fn fetch_and_u64(&self, at: MachineAddr, bits: u64) -> u64 {
+        self.update(at, 8, |v| Some(v & bits))
+    }
+    fn compare_exchange_u16(&self, at: MachineAddr, old: u16, new: u16) -> u16 {
+        self.update(at, 2, |v| (v == u64::from(old)).then_some(u64::from(new))) as u16
+    }
+    fn compare_exchange_u32(&self, at: MachineAddr, old: u32, new: u32) -> u32 {
+        self.update(at, 4, |v| (v == u64::from(old)).then_some(u64::from(new))) as u32
+    }
+    fn compare_exchange_u64(&self, at: MachineAddr, old: u64, new: u64) -> u64 {
+        self.update(at, 8, |v| (v == old).then_some(new))
+    }
+}
+
+/// A machine under a test's control. Share it as `&'static` (leaked) or through an `Arc`: `Platform` is implemented
+/// for `Arc<TestMachine>`.
+pub struct TestMachine {
+    /// Its memory.
+    pub memory: TestMemory,
+    /// System time.
+    pub time: AtomicU64,
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// The CPU that the test plays at the moment.
+    pub current_cpu: AtomicU32,
+    /// CPUs kicked, in order.
+    pub kicks: Lock<Vec<CpuId>>,
+    /// What each CPU's timer is set to, by CPU.
+    pub armed: Lock<Vec<Option<Nanoseconds>>>,
+    /// Number of TLB flushes asked for.
+    pub flushes: AtomicU64,
+    /// Console output.
+    pub output: Lock<Vec<u8>>,
+}
+
+impl TestMachine {
+    /// A machine of this many frames and CPUs at time 0.
+    #[must_use]
+    pub fn new(frames: u64, cpus: u32) -> TestMachine {
+        TestMachine {
+            memory: TestMemory::new(frames),
+            time: AtomicU64::new(0),
+            cpus,
+            current_cpu: AtomicU32::new(0),
+            kicks: Lock::new(Rank::Console, Vec::new()),
+            armed: Lock::new(Rank::Console, (0..cpus).map(|_| None).collect()),
+            flushes: AtomicU64::new(0),
+            output: Lock::new(Rank::Console, Vec::new()),
+        }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, by: Nanoseconds) {
+        self.time.fetch_add(by.0, Ordering::SeqCst);
+    }
+}
+
+impl Platform for alloc::sync::Arc<TestMachine> {
+    fn memory(&self) -> &dyn PhysMemory {
+        &self.memory
+    }
+    fn now(&self) -> Nanoseconds {
+        Nanoseconds(self.time.load(Ordering::SeqCst))
+    }
+    fn clock(&self) -> ClockParameters {
+        // A counter of 1 GHz: one tick is one nanosecond.
+        ClockParameters { tsc_base: 0, base_ns: Nanoseconds(0), mul: 1 << 31, shift: 1, khz: 1_000_000 }
+    }
+    fn wall_clock_at_boot(&self) -> u64 {
+        1_700_000_000_000_000_000
+    }
+    fn cpu_count(&self) -> u32 {
+        self.cpus
+    }
+    fn this_cpu(&self) -> CpuId {
+        CpuId(self.current_cpu.load(Ordering::SeqCst))
+    }
+    fn kick(&self, cpu: CpuId) {
+        self.kicks.lock().push(cpu);
+    }
+    fn arm_timer(&self, deadline: Option<Nanoseconds>) {
+        if let Some(slot) = self.armed.lock().get_mut(self.this_cpu().index()) {
+            *slot = deadline;
+        }
+    }
+    fn flush_guest_tlb(&self, _tag: u64) {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+    }
+    fn console_write(&self, bytes: &[u8]) {
+        self.output.lock().extend_from_slice(bytes);
+    }
+    #[allow(clippy::panic, reason = "a test machine has no other way to stop")]
+    fn power(&self, action: PowerAction) -> ! {
+        panic!("the machine was stopped: {action:?}")
+    }
+}
