@@ -73,7 +73,7 @@ impl Errno {
     /// The value a hypercall returns in RAX for this error: the negated number.
     #[must_use]
     pub const fn to_return(self) -> i64 {
-        -(self.0 as i64)
+        (self.0 as i64).wrapping_neg()
     }
 
     /// The positive number.

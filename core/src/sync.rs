@@ -15,6 +15,9 @@ use spin::once::Once;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Rank {
+    /// The registers and private devices of a vCPU: held by the CPU that runs it, and by control operations while it is
+    /// paused (which take it with [`Lock::try_lock`] only, since they hold their own vCPU's).
+    VcpuState,
     /// The list of domains.
     DomainList,
     /// One domain's control state (creation, destruction, pause).

@@ -1,0 +1,271 @@
+//! AMD SVM: turning it on, and the parts that all virtual CPUs share (permission maps, TLB flush protocol). One virtual
+//! CPU is [`SvmCpu`].
+//!
+//! # TLB flush protocol
+//! Translations of a guest are tagged with an ASID and survive exits. Whoever removes a translation calls
+//! [`flush_domain`], which bumps the domain's generation and then waits for CPUs that are inside that domain's guest
+//! mode to leave it. A CPU about to enter announces the domain in [`Presence`], *then* compares generations and takes a
+//! new ASID if they differ. Both sides order store before load (SeqCst), so one of them sees the other: either the
+//! flusher sees the CPU inside and waits, or the CPU sees the new generation. Leaving guest mode takes no lock, so the
+//! wait ends whatever locks the flusher holds.
+// Unsafe: privileged instructions, and the VMCB that the processor reads and writes.
+#![allow(unsafe_code)]
+
+mod permission;
+mod vcpu;
+mod vmcb;
+
+pub use permission::{MsrAccess, PermissionMaps};
+pub use vcpu::SvmCpu;
+
+use alloc::boxed::Box;
+use core::arch::asm;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+use crate::cpu;
+use crate::cpu::registers::{self as cr, cpuid, cr4, rdmsr, rdmsr_safe, wrmsr};
+use crate::layout::DIRECT_MAP;
+use vmcb::Vmcb;
+
+const MSR_VM_CR: u32 = 0xc001_0114;
+const MSR_VM_HSAVE_PA: u32 = 0xc001_0117;
+const VM_CR_SVMDIS: u64 = 1 << 4;
+const EFER_SVME: u64 = 1 << 12;
+
+/// Why SVM cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unavailable {
+    /// The processor has no SVM.
+    NoSvm,
+    /// The firmware switched SVM off.
+    Disabled {
+        /// It can be switched on with a key that the firmware holds.
+        locked: bool,
+    },
+    /// No nested paging.
+    NoNestedPaging,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unavailable::NoSvm => f.write_str(
+                "this processor has no AMD SVM (CPUID 0x80000001 ECX bit 2 is clear); Radon needs an AMD processor with \
+                 SVM, or under QEMU a CPU model that has it, for instance -cpu EPYC",
+            ),
+            Unavailable::Disabled { locked } => write!(
+                f,
+                "SVM is disabled by the firmware (VM_CR.SVMDIS is set{}); enable 'SVM', 'AMD-V' or 'Virtualization' in \
+                 the firmware's setup",
+                if *locked { " and locked" } else { "" }
+            ),
+            Unavailable::NoNestedPaging => f.write_str(
+                "this processor has SVM without nested paging (CPUID 0x8000000A EDX bit 0 is clear), which Radon needs",
+            ),
+        }
+    }
+}
+
+/// What this processor's SVM can do (CPUID 0x8000000A).
+#[derive(Clone, Copy, Debug)]
+pub struct Features {
+    /// Number of ASIDs, at least 2.
+    pub asids: u32,
+    /// EXITINFO carries the next RIP.
+    pub nrip_save: bool,
+    /// Bytes of the faulting instruction are stored.
+    pub decode_assists: bool,
+    /// TLB entries of one ASID can be flushed.
+    pub flush_by_asid: bool,
+    /// Unchanged state may be marked clean.
+    pub clean_bits: bool,
+    /// PAUSE loops can be counted.
+    pub pause_filter: bool,
+    /// ... within a time threshold.
+    pub pause_threshold: bool,
+    /// Virtual GIF.
+    pub vgif: bool,
+    /// Advanced virtual interrupt controller.
+    pub avic: bool,
+}
+
+impl Features {
+    /// Asks the processor.
+    ///
+    /// # Errors
+    /// If SVM or nested paging is absent or disabled.
+    pub fn detect() -> Result<Features, Unavailable> {
+        if cpuid(0x8000_0001, 0).ecx & (1 << 2) == 0 {
+            return Err(Unavailable::NoSvm);
+        }
+        let leaf = cpuid(0x8000_000a, 0);
+        let bit = |n: u32| leaf.edx & (1 << n) != 0;
+        if rdmsr_safe(MSR_VM_CR).is_ok_and(|v| v & VM_CR_SVMDIS != 0) {
+            return Err(Unavailable::Disabled { locked: bit(2) });
+        }
+        if !bit(0) {
+            return Err(Unavailable::NoNestedPaging);
+        }
+        Ok(Features {
+            asids: leaf.ebx.max(2),
+            nrip_save: bit(3),
+            clean_bits: bit(5),
+            flush_by_asid: bit(6),
+            decode_assists: bit(7),
+            pause_filter: bit(10),
+            pause_threshold: bit(12),
+            avic: bit(13),
+            vgif: bit(16),
+        })
+    }
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ASIDs", self.asids)?;
+        for (present, name) in [
+            (self.nrip_save, "NRIP save"),
+            (self.decode_assists, "decode assists"),
+            (self.flush_by_asid, "flush by ASID"),
+            (self.clean_bits, "clean bits"),
+            (self.pause_filter, "pause filter"),
+            (self.vgif, "vGIF"),
+            (self.avic, "AVIC (unused)"),
+        ] {
+            if present {
+                write!(f, ", {name}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A page of zeros that the processor is given by machine address.
+#[repr(C, align(4096))]
+struct Page([u8; 4096]);
+
+/// Machine address of something in the direct map (all of the heap is).
+fn machine_address<T: ?Sized>(thing: &T) -> u64 {
+    (core::ptr::from_ref(thing).cast::<u8>() as u64).wrapping_sub(DIRECT_MAP)
+}
+
+/// This CPU's share of SVM.
+struct PerCpu {
+    features: Features,
+    /// Where VMLOAD finds the host's FS, GS, TR, LDTR and system-call MSRs after an exit.
+    host_vmcb: u64,
+    /// All XSAVE state components that the processor has; 0 without XSAVE.
+    xcr0: u64,
+    has_tsc_aux: bool,
+    asids: Asids,
+}
+
+/// Address space identifiers of one CPU: handed out in order; when they run out the whole TLB is flushed and a new
+/// generation starts.
+struct Asids {
+    next: u32,
+    count: u32,
+    generation: u64,
+}
+
+impl Asids {
+    /// A fresh ASID with its generation, and whether the whole TLB has to be flushed first.
+    fn allocate(&mut self) -> (u32, u64, bool) {
+        let wrapped = self.next >= self.count;
+        if wrapped {
+            self.next = 1;
+            self.generation += 1;
+        }
+        let asid = self.next;
+        self.next += 1;
+        (asid, self.generation, wrapped)
+    }
+}
+
+static PER_CPU: crate::cpu::PerCpuCell<PerCpu> = crate::cpu::PerCpuCell::new();
+
+/// Turns SVM on for the calling CPU. Each CPU calls it once, after its descriptor tables and per-CPU data are in place
+/// (their state is what each exit restores).
+///
+/// # Errors
+/// If SVM cannot be used on this CPU.
+pub fn enable_on_this_cpu() -> Result<Features, Unavailable> {
+    let features = Features::detect()?;
+    let host_save = Box::leak(Box::new(Page([0; 4096])));
+    let host_vmcb = Box::leak(Box::<Vmcb>::default());
+    let has_xsave = cpuid(1, 0).ecx & (1 << 26) != 0;
+    let xcr0 = if has_xsave {
+        let leaf = cpuid(0xd, 0);
+        u64::from(leaf.eax) | (u64::from(leaf.edx) << 32)
+    } else {
+        0
+    };
+    let host_vmcb = machine_address(host_vmcb);
+    // SAFETY: SVM exists and is not disabled, so the bit and both MSRs exist; the host save area is a page that is
+    // never used for anything else. CR4's FPU bits exist on every 64-bit processor (OSXSAVE only with XSAVE) and enable
+    // instructions without changing mappings. VMSAVE writes the host's state into a page that is only used so.
+    unsafe {
+        wrmsr(cr::msr::EFER, rdmsr(cr::msr::EFER) | EFER_SVME);
+        wrmsr(MSR_VM_HSAVE_PA, machine_address(host_save));
+        let xsave_bit = if has_xsave { cr4::OSXSAVE } else { 0 };
+        cr::write_cr4(cr::read_cr4() | cr4::OSFXSR | cr4::OSXMMEXCPT | xsave_bit);
+        asm!("vmsave rax", in("rax") host_vmcb, options(nostack, preserves_flags));
+    }
+    let leaf1 = cpuid(0x8000_0001, 0);
+    PER_CPU.set(PerCpu {
+        features,
+        host_vmcb,
+        xcr0,
+        has_tsc_aux: leaf1.edx & (1 << 27) != 0,
+        asids: Asids { next: 1, count: features.asids, generation: 1 },
+    });
+    Ok(features)
+}
+
+/// Number of flush generations; domains whose tags are equal modulo this share one, which costs needless flushes only.
+const GENERATIONS: usize = 1024;
+/// Most CPUs.
+const MAX_CPUS: usize = 256;
+
+static FLUSH_GENERATION: [AtomicU64; GENERATIONS] = [const { AtomicU64::new(0) }; GENERATIONS];
+
+/// What a CPU tells the others about being in guest mode. One cache line each, written by its CPU only.
+#[repr(align(64))]
+struct Presence {
+    /// The CPU is in guest mode, or about to enter it after it has compared generations.
+    inside: AtomicBool,
+    /// Slot of the domain whose guest it is.
+    slot: AtomicU32,
+    /// Counts entries, so that a waiter notices an exit even if the CPU has entered again.
+    entries: AtomicU64,
+}
+
+static PRESENCE: [Presence; MAX_CPUS] =
+    [const { Presence { inside: AtomicBool::new(false), slot: AtomicU32::new(0), entries: AtomicU64::new(0) } }; MAX_CPUS];
+
+fn slot_of(tag: u64) -> usize {
+    (tag % GENERATIONS as u64) as usize
+}
+
+/// Returns when no CPU can still use a translation that was removed from this domain's nested page table before the
+/// call. See the module's documentation for the protocol.
+pub fn flush_domain(tag: u64) {
+    let slot = slot_of(tag);
+    FLUSH_GENERATION[slot].fetch_add(1, Ordering::SeqCst);
+    fence(Ordering::SeqCst);
+    let me = cpu::this_cpu().index();
+    for (n, presence) in PRESENCE.iter().enumerate().take(cpu::count() as usize) {
+        let concerned = || {
+            presence.inside.load(Ordering::SeqCst) && presence.slot.load(Ordering::SeqCst) as usize == slot
+        };
+        if n == me || !concerned() {
+            continue;
+        }
+        let entries = presence.entries.load(Ordering::SeqCst);
+        cpu::send_kick(radon_core::types::CpuId(n as u32));
+        while concerned() && presence.entries.load(Ordering::SeqCst) == entries {
+            cr::relax();
+        }
+    }
+}

@@ -1,0 +1,718 @@
+//! One virtual CPU under SVM.
+//!
+//! Invariants: the VMCB is written only by its owner (`&mut self`) and by the processor between entry and exit; `dirty`
+//! holds the clean bits of everything changed since the last exit; the FPU registers of a loaded vCPU are in the
+//! processor (the hypervisor itself is compiled without FPU and SSE).
+// Unsafe: enters the guest, switches FPU state, MSRs and debug registers.
+#![allow(unsafe_code)]
+
+use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::arch::asm;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+
+use radon_core::types::MachineAddr;
+use radon_x86::virt::{
+    Control, Event, Exit, NestedFault, PortAccess, Regs, Segment, SegmentName, SwitchedMsr, VirtualCpu, efer, gpr,
+    rflags,
+};
+
+use super::vmcb::{Vmcb, VmcbSegment, clean, event, exit, misc1, misc2, tlb, vintr};
+use super::{EFER_SVME, FLUSH_GENERATION, PER_CPU, PRESENCE, PermissionMaps, machine_address, slot_of};
+use crate::cpu;
+use crate::cpu::registers::{cpuid, rdmsr, wrmsr};
+
+const MSR_TSC_AUX: u32 = 0xc000_0103;
+/// #DB and #AC can recurse without end inside the processor when their own delivery raises them.
+const INTERCEPTED_EXCEPTIONS: u32 = (1 << 1) | (1 << 17);
+const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
+
+core::arch::global_asm!(include_str!("entry.S"));
+
+unsafe extern "C" {
+    /// See entry.S.
+    fn svm_enter(regs: *mut Regs, guest_vmcb: u64, host_vmcb: u64);
+}
+
+/// The memory image of FPU, SSE and extended state.
+struct FpuArea {
+    area: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the area is plain memory owned by this value alone.
+unsafe impl Send for FpuArea {}
+
+impl FpuArea {
+    fn new() -> FpuArea {
+        let size = if cpuid(1, 0).ecx & (1 << 26) != 0 { cpuid(0xd, 0).ecx.max(576) } else { 512 } as usize;
+        let layout = Layout::from_size_align(size, 64).unwrap_or(Layout::new::<[u64; 512]>());
+        // SAFETY: the layout's size is not zero.
+        let area = unsafe { alloc_zeroed(layout) };
+        let Some(area) = NonNull::new(area) else { handle_alloc_error(layout) };
+        let mut fpu = FpuArea { area, layout };
+        fpu.reset();
+        fpu
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `area` is an allocation of exactly this size, initialised with zeros, borrowed through `&mut self`.
+        unsafe { core::slice::from_raw_parts_mut(self.area.as_ptr(), self.layout.size()) }
+    }
+
+    /// State after RESET, in the format of FXSAVE (and an empty XSAVE header).
+    fn reset(&mut self) {
+        let bytes = self.bytes();
+        bytes.fill(0);
+        bytes[0..2].copy_from_slice(&0x0040u16.to_le_bytes());
+        bytes[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
+        if let Some(header) = bytes.get_mut(512..520) {
+            // x87 and SSE are given above; all others are in their initial state.
+            header.copy_from_slice(&3u64.to_le_bytes());
+        }
+    }
+}
+
+impl Drop for FpuArea {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { alloc::alloc::dealloc(self.area.as_ptr(), self.layout) };
+    }
+}
+
+/// A virtual CPU under SVM.
+pub struct SvmCpu {
+    vmcb: Box<Vmcb>,
+    regs: Regs,
+    fpu: FpuArea,
+    maps: Arc<PermissionMaps>,
+    /// Identifies the domain in the TLB flush protocol.
+    tag: u64,
+    /// Clean bits of what changed since the last exit.
+    dirty: u32,
+    /// CPU and generation for which the VMCB's ASID is valid.
+    asid_cpu: u32,
+    asid_generation: u64,
+    /// Flush generation of the domain at which the ASID was taken.
+    flush_seen: u64,
+    next_rip: Option<u64>,
+    xcr0: u64,
+    tsc_aux: u64,
+    debug: [u64; 4],
+    debug_loaded: bool,
+    /// An NMI is being handled: IRET is intercepted.
+    in_nmi: bool,
+    loaded: bool,
+}
+
+impl SvmCpu {
+    /// A vCPU after RESET whose guest-physical memory is the nested page table at `nested_root`.
+    #[must_use]
+    pub fn new(tag: u64, nested_root: MachineAddr, maps: Arc<PermissionMaps>) -> SvmCpu {
+        let mut cpu = SvmCpu {
+            vmcb: Box::default(),
+            regs: Regs::default(),
+            fpu: FpuArea::new(),
+            maps,
+            tag,
+            dirty: clean::ALL,
+            asid_cpu: u32::MAX,
+            asid_generation: 0,
+            flush_seen: 0,
+            next_rip: None,
+            xcr0: 1,
+            tsc_aux: 0,
+            debug: [0; 4],
+            debug_loaded: false,
+            in_nmi: false,
+            loaded: false,
+        };
+        cpu.vmcb.nested_cr3 = nested_root.0;
+        cpu.set_up_intercepts();
+        cpu.reset();
+        cpu
+    }
+
+    fn set_up_intercepts(&mut self) {
+        let v = &mut self.vmcb;
+        v.intercept_dr = u32::MAX;
+        v.intercept_exceptions = INTERCEPTED_EXCEPTIONS;
+        v.intercept_misc1 = misc1::INTR
+            | misc1::NMI
+            | misc1::SMI
+            | misc1::INIT
+            | misc1::RDPMC
+            | misc1::CPUID
+            | misc1::INVD
+            | misc1::HLT
+            | misc1::INVLPGA
+            | misc1::IOIO
+            | misc1::MSR
+            | misc1::SHUTDOWN;
+        v.intercept_misc2 = misc2::VMRUN
+            | misc2::VMMCALL
+            | misc2::VMLOAD
+            | misc2::VMSAVE
+            | misc2::STGI
+            | misc2::CLGI
+            | misc2::SKINIT
+            | misc2::WBINVD
+            | misc2::MONITOR
+            | misc2::MWAIT
+            | misc2::MWAIT_ARMED
+            | misc2::XSETBV
+            | misc2::RDPRU;
+        v.iopm_base = self.maps.io_address();
+        v.msrpm_base = self.maps.msr_address();
+        v.vintr = vintr::MASKING;
+        v.nested_control = 1;
+        v.pat = PAT_AT_RESET;
+    }
+
+    fn mark(&mut self, bits: u32) {
+        self.dirty |= bits;
+    }
+
+    fn segment_ref(&self, name: SegmentName) -> &VmcbSegment {
+        match name {
+            SegmentName::Es => &self.vmcb.es,
+            SegmentName::Cs => &self.vmcb.cs,
+            SegmentName::Ss => &self.vmcb.ss,
+            SegmentName::Ds => &self.vmcb.ds,
+            SegmentName::Fs => &self.vmcb.fs,
+            SegmentName::Gs => &self.vmcb.gs,
+            SegmentName::Gdtr => &self.vmcb.gdtr,
+            SegmentName::Ldtr => &self.vmcb.ldtr,
+            SegmentName::Idtr => &self.vmcb.idtr,
+            SegmentName::Tr => &self.vmcb.tr,
+        }
+    }
+
+    /// Takes a new ASID if the old one is of another CPU or generation, or translations were removed since.
+    fn prepare_asid(&mut self, per_cpu: &mut super::PerCpu, me: u32) {
+        let generation = FLUSH_GENERATION[slot_of(self.tag)].load(Ordering::SeqCst);
+        let asids = &mut per_cpu.asids;
+        self.vmcb.tlb_control = tlb::NONE;
+        if self.asid_cpu == me && self.asid_generation == asids.generation && self.flush_seen == generation {
+            return;
+        }
+        let (asid, asid_generation, flush_all) = asids.allocate();
+        self.vmcb.asid = asid;
+        if flush_all {
+            self.vmcb.tlb_control = tlb::FLUSH_ALL;
+        }
+        self.mark(clean::ASID);
+        if self.asid_cpu != me {
+            // The processor may hold this VMCB's state only if it ran it last.
+            self.mark(clean::ALL);
+        }
+        self.asid_cpu = me;
+        self.asid_generation = asid_generation;
+        self.flush_seen = generation;
+    }
+
+    /// After an exit: an event whose delivery was cut short is delivered again, unless the instruction that raised it
+    /// will be executed again anyway (software interrupts and breakpoints).
+    fn requeue_interrupted_event(&mut self) {
+        let info = self.vmcb.exit_int_info;
+        self.vmcb.event_injection = 0;
+        if info & event::VALID == 0 {
+            return;
+        }
+        let kind = (info >> event::TYPE_SHIFT) & 7;
+        let vector = info & 0xff;
+        let repeats = kind == event::TYPE_SOFTWARE || (kind == event::TYPE_EXCEPTION && matches!(vector, 3 | 4));
+        if !repeats {
+            self.vmcb.event_injection = info;
+        }
+    }
+
+    fn decode_exit(&mut self) -> Exit {
+        let code = self.vmcb.exit_code;
+        let info1 = self.vmcb.exit_info1;
+        self.next_rip = None;
+        if PER_CPU.get().features.nrip_save && self.vmcb.next_rip != 0 {
+            self.next_rip = Some(self.vmcb.next_rip);
+        }
+        match code {
+            exit::INTR | exit::NMI | exit::SMI | exit::INIT => Exit::Interrupt,
+            exit::VINTR => {
+                self.vmcb.vintr &= !(vintr::IRQ | vintr::IGNORE_TPR);
+                self.vmcb.intercept_misc1 &= !misc1::VINTR;
+                self.mark(clean::VINTR | clean::INTERCEPTS);
+                Exit::InterruptWindow
+            }
+            exit::IRET => {
+                self.in_nmi = false;
+                self.vmcb.intercept_misc1 &= !misc1::IRET;
+                self.mark(clean::INTERCEPTS);
+                Exit::InterruptWindow
+            }
+            exit::CPUID => Exit::Cpuid,
+            exit::MSR => {
+                if info1 & 1 == 0 {
+                    Exit::Rdmsr
+                } else {
+                    Exit::Wrmsr
+                }
+            }
+            exit::VMMCALL => Exit::Hypercall,
+            exit::HLT => Exit::Halt,
+            exit::PAUSE => Exit::Pause,
+            exit::IOIO => {
+                self.next_rip = Some(self.vmcb.exit_info2);
+                Exit::Port(PortAccess {
+                    port: (info1 >> 16) as u16,
+                    size: ((info1 >> 4) & 7) as u8,
+                    write: info1 & 1 == 0,
+                    string: info1 & (1 << 2) != 0,
+                })
+            }
+            exit::NPF => Exit::NestedFault(NestedFault {
+                gpa: self.vmcb.exit_info2,
+                write: info1 & (1 << 1) != 0,
+                fetch: info1 & (1 << 4) != 0,
+                present: info1 & 1 != 0,
+                table_walk: info1 & (1 << 33) != 0,
+            }),
+            exit::INVD | exit::WBINVD => Exit::CacheFlush,
+            exit::XSETBV => Exit::Xsetbv,
+            exit::RDTSC => Exit::Rdtsc { with_aux: false },
+            exit::RDTSCP => Exit::Rdtsc { with_aux: true },
+            exit::DR_FIRST..=exit::DR_LAST => {
+                self.load_debug_registers();
+                Exit::DebugRegister
+            }
+            exit::EXCEPTION_FIRST..=exit::EXCEPTION_LAST => {
+                let vector = (code - exit::EXCEPTION_FIRST) as u8;
+                let error_code = (vector == 17).then_some(info1 as u32);
+                Exit::Exception(Event::Exception { vector, error_code })
+            }
+            exit::RDPMC => Exit::Protected,
+            exit::INVLPGA | exit::VMRUN | exit::VMLOAD..=exit::SKINIT => Exit::Undefined,
+            exit::MONITOR | exit::MWAIT | exit::MWAIT_ARMED | exit::RDPRU => Exit::Undefined,
+            exit::SHUTDOWN => Exit::Shutdown,
+            other => Exit::Failed(other),
+        }
+    }
+
+    /// The guest's debug registers go into the processor until the vCPU is switched away; accesses no longer exit.
+    fn load_debug_registers(&mut self) {
+        let [d0, d1, d2, d3] = self.debug;
+        // SAFETY: DR7 is zero in the hypervisor, so addresses in DR0-3 have no effect outside of the guest.
+        unsafe {
+            asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) d0, in(reg) d1, in(reg) d2,
+                in(reg) d3, options(nostack, nomem, preserves_flags));
+        }
+        self.debug_loaded = true;
+        self.vmcb.intercept_dr = 0;
+        self.mark(clean::INTERCEPTS);
+    }
+
+    fn unload_debug_registers(&mut self) {
+        if !self.debug_loaded {
+            return;
+        }
+        self.debug = read_debug_registers();
+        self.debug_loaded = false;
+        self.vmcb.intercept_dr = u32::MAX;
+        self.mark(clean::INTERCEPTS);
+    }
+}
+
+fn read_debug_registers() -> [u64; 4] {
+    let (d0, d1, d2, d3): (u64, u64, u64, u64);
+    // SAFETY: reading debug registers has no effect (CR4.DE and DR7.GD are not set so that it would trap).
+    unsafe {
+        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", out(reg) d0, out(reg) d1, out(reg) d2,
+            out(reg) d3, options(nostack, nomem, preserves_flags));
+    }
+    [d0, d1, d2, d3]
+}
+
+fn xsetbv(value: u64) {
+    // SAFETY: callers pass masks of components that the processor has (its own mask, or one checked against it), always
+    // with x87; the hypervisor uses no extended state itself.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, nomem, preserves_flags));
+    }
+}
+
+impl VirtualCpu for SvmCpu {
+    fn run(&mut self) -> Exit {
+        let me = cpu::this_cpu();
+        let presence = &PRESENCE[me.index()];
+        // SAFETY of the reference's uniqueness is PerCpuCell's; it is not held across anything that could take it again.
+        let mut per_cpu = PER_CPU.get_mut();
+        presence.slot.store(slot_of(self.tag) as u32, Ordering::Relaxed);
+        presence.entries.store(presence.entries.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        presence.inside.store(true, Ordering::SeqCst);
+        core::sync::atomic::fence(Ordering::SeqCst);
+        self.prepare_asid(&mut per_cpu, me.0);
+
+        let v = &mut *self.vmcb;
+        v.rax = self.regs.gpr[gpr::RAX];
+        v.rsp = self.regs.gpr[gpr::RSP];
+        v.rip = self.regs.rip;
+        v.rflags = self.regs.rflags;
+        v.clean = if per_cpu.features.clean_bits { clean::ALL & !self.dirty } else { 0 };
+        let (guest, host) = (machine_address(&*self.vmcb), per_cpu.host_vmcb);
+        drop(per_cpu);
+        // SAFETY: SVM is on (a vCPU is loaded only on CPUs that enabled it). The VMCB intercepts everything that the
+        // guest must not do directly and maps only what its nested page table maps; host state is saved and restored by
+        // the processor and entry.S; `regs` is exclusively borrowed.
+        unsafe { svm_enter(&raw mut self.regs, guest, host) };
+        presence.inside.store(false, Ordering::Release);
+
+        self.dirty = 0;
+        let v = &*self.vmcb;
+        self.regs.gpr[gpr::RAX] = v.rax;
+        self.regs.gpr[gpr::RSP] = v.rsp;
+        self.regs.rip = v.rip;
+        self.regs.rflags = v.rflags;
+        if v.exit_code == u64::MAX || v.exit_code == 0xffff_ffff {
+            // Nothing ran; an injection stays where it was.
+            return Exit::Failed(v.exit_code);
+        }
+        self.requeue_interrupted_event();
+        self.decode_exit()
+    }
+
+    fn regs(&self) -> &Regs {
+        &self.regs
+    }
+
+    fn regs_mut(&mut self) -> &mut Regs {
+        &mut self.regs
+    }
+
+    fn next_rip(&self) -> Option<u64> {
+        self.next_rip
+    }
+
+    fn instruction_bytes(&self) -> &[u8] {
+        if !PER_CPU.get().features.decode_assists {
+            return &[];
+        }
+        self.vmcb.instruction.get(..usize::from(self.vmcb.fetched & 0xf)).unwrap_or(&[])
+    }
+
+    fn control(&self) -> Control {
+        let v = &self.vmcb;
+        Control { cr0: v.cr0, cr2: v.cr2, cr3: v.cr3, cr4: v.cr4, efer: v.efer & !efer::SVME }
+    }
+
+    fn set_control(&mut self, control: &Control) {
+        let v = &mut self.vmcb;
+        v.cr0 = control.cr0;
+        v.cr2 = control.cr2;
+        v.cr3 = control.cr3;
+        v.cr4 = control.cr4;
+        v.efer = control.efer | EFER_SVME;
+        self.mark(clean::CONTROL | clean::CR2);
+        // Paging modes may have changed; the processor keeps translations by ASID only.
+        self.flush_tlb();
+    }
+
+    fn cr4(&self) -> u64 {
+        self.vmcb.cr4
+    }
+
+    fn set_cr2(&mut self, address: u64) {
+        self.vmcb.cr2 = address;
+        self.mark(clean::CR2);
+    }
+
+    fn cpl(&self) -> u8 {
+        self.vmcb.cpl & 3
+    }
+
+    fn segment(&self, name: SegmentName) -> Segment {
+        let s = self.segment_ref(name);
+        Segment { selector: s.selector, attributes: s.attributes, limit: s.limit, base: s.base }
+    }
+
+    fn set_segment(&mut self, name: SegmentName, segment: &Segment) {
+        let new = VmcbSegment {
+            selector: segment.selector,
+            attributes: segment.attributes,
+            limit: segment.limit,
+            base: segment.base,
+        };
+        let v = &mut self.vmcb;
+        let (place, bits) = match name {
+            SegmentName::Es => (&mut v.es, clean::SEGMENTS),
+            SegmentName::Cs => (&mut v.cs, clean::SEGMENTS),
+            SegmentName::Ss => {
+                v.cpl = segment.dpl();
+                (&mut v.ss, clean::SEGMENTS)
+            }
+            SegmentName::Ds => (&mut v.ds, clean::SEGMENTS),
+            SegmentName::Fs => (&mut v.fs, 0),
+            SegmentName::Gs => (&mut v.gs, 0),
+            SegmentName::Gdtr => (&mut v.gdtr, clean::TABLES),
+            SegmentName::Ldtr => (&mut v.ldtr, 0),
+            SegmentName::Idtr => (&mut v.idtr, clean::TABLES),
+            SegmentName::Tr => (&mut v.tr, 0),
+        };
+        *place = new;
+        self.mark(bits);
+    }
+
+    fn switched_msr(&self, msr: SwitchedMsr) -> u64 {
+        let v = &self.vmcb;
+        match msr {
+            SwitchedMsr::Star => v.star,
+            SwitchedMsr::Lstar => v.lstar,
+            SwitchedMsr::Cstar => v.cstar,
+            SwitchedMsr::Sfmask => v.sfmask,
+            SwitchedMsr::KernelGsBase => v.kernel_gs_base,
+            SwitchedMsr::SysenterCs => v.sysenter_cs,
+            SwitchedMsr::SysenterEsp => v.sysenter_esp,
+            SwitchedMsr::SysenterEip => v.sysenter_eip,
+            SwitchedMsr::Pat => v.pat,
+            SwitchedMsr::DebugCtl => v.debugctl,
+            // SAFETY: `loaded` says that the processor has TSC_AUX with this guest's value, or the copy is current.
+            SwitchedMsr::TscAux if self.loaded && PER_CPU.get().has_tsc_aux => unsafe { rdmsr(MSR_TSC_AUX) },
+            SwitchedMsr::TscAux => self.tsc_aux,
+        }
+    }
+
+    fn set_switched_msr(&mut self, msr: SwitchedMsr, value: u64) {
+        let v = &mut self.vmcb;
+        match msr {
+            SwitchedMsr::Star => v.star = value,
+            SwitchedMsr::Lstar => v.lstar = value,
+            SwitchedMsr::Cstar => v.cstar = value,
+            SwitchedMsr::Sfmask => v.sfmask = value,
+            SwitchedMsr::KernelGsBase => v.kernel_gs_base = value,
+            SwitchedMsr::SysenterCs => v.sysenter_cs = value,
+            SwitchedMsr::SysenterEsp => v.sysenter_esp = value,
+            SwitchedMsr::SysenterEip => v.sysenter_eip = value,
+            SwitchedMsr::Pat => {
+                v.pat = value;
+                self.mark(clean::NESTED);
+            }
+            SwitchedMsr::DebugCtl => {
+                v.debugctl = value;
+                self.mark(clean::LBR);
+            }
+            SwitchedMsr::TscAux => {
+                self.tsc_aux = value & 0xffff_ffff;
+                if self.loaded && PER_CPU.get().has_tsc_aux {
+                    // SAFETY: the MSR exists, its upper half is zero, and the hypervisor does not use it.
+                    unsafe { wrmsr(MSR_TSC_AUX, self.tsc_aux) };
+                }
+            }
+        }
+    }
+
+    fn debug_registers(&self) -> [u64; 6] {
+        let [d0, d1, d2, d3] = if self.debug_loaded { read_debug_registers() } else { self.debug };
+        [d0, d1, d2, d3, self.vmcb.dr6, self.vmcb.dr7]
+    }
+
+    fn set_debug_registers(&mut self, values: &[u64; 6]) {
+        let [d0, d1, d2, d3, dr6, dr7] = *values;
+        self.debug = [d0, d1, d2, d3];
+        self.vmcb.dr6 = dr6;
+        self.vmcb.dr7 = dr7;
+        self.mark(clean::DEBUG);
+        if self.debug_loaded {
+            self.load_debug_registers();
+        }
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        let host = PER_CPU.get().xcr0;
+        self.xcr0 = (value & host) | 1;
+        if self.loaded && host != 0 {
+            xsetbv(self.xcr0);
+        }
+    }
+
+    fn tsc_offset(&self) -> u64 {
+        self.vmcb.tsc_offset
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.vmcb.tsc_offset = offset;
+        self.mark(clean::INTERCEPTS);
+    }
+
+    fn can_take_interrupt(&self) -> bool {
+        self.regs.rflags & rflags::IF != 0 && self.vmcb.interrupt_shadow & 1 == 0 && !self.delivery_pending()
+    }
+
+    fn can_take_nmi(&self) -> bool {
+        !self.in_nmi && self.vmcb.interrupt_shadow & 1 == 0 && !self.delivery_pending()
+    }
+
+    fn delivery_pending(&self) -> bool {
+        self.vmcb.event_injection & event::VALID != 0
+    }
+
+    fn inject(&mut self, what: Event) {
+        let v = &mut self.vmcb;
+        v.event_injection = event::VALID
+            | match what {
+                Event::Interrupt(vector) => u64::from(vector) | (event::TYPE_INTERRUPT << event::TYPE_SHIFT),
+                Event::Nmi => 2 | (event::TYPE_NMI << event::TYPE_SHIFT),
+                Event::Exception { vector, error_code } => {
+                    let code = error_code.map_or(0, |c| (u64::from(c) << 32) | event::ERROR_CODE);
+                    u64::from(vector) | (event::TYPE_EXCEPTION << event::TYPE_SHIFT) | code
+                }
+                Event::Software { vector } => u64::from(vector) | (event::TYPE_SOFTWARE << event::TYPE_SHIFT),
+            };
+        if what == Event::Nmi {
+            self.in_nmi = true;
+            v.intercept_misc1 |= misc1::IRET;
+            self.mark(clean::INTERCEPTS);
+        }
+    }
+
+    fn request_interrupt_window(&mut self, priority: u8) {
+        let v = &mut self.vmcb;
+        v.vintr &= !(0xf << vintr::PRIORITY_SHIFT);
+        v.vintr |= vintr::IRQ | vintr::IGNORE_TPR | (u64::from(priority & 0xf) << vintr::PRIORITY_SHIFT);
+        v.intercept_misc1 |= misc1::VINTR;
+        self.mark(clean::VINTR | clean::INTERCEPTS);
+    }
+
+    fn clear_interrupt_shadow(&mut self) {
+        self.vmcb.interrupt_shadow &= !1;
+    }
+
+    fn tpr(&self) -> u8 {
+        (self.vmcb.vintr & 0xf) as u8
+    }
+
+    fn set_tpr(&mut self, value: u8) {
+        let v = &mut self.vmcb;
+        let new = (v.vintr & !vintr::TPR_MASK) | u64::from(value & 0xf);
+        if new != v.vintr {
+            v.vintr = new;
+            self.mark(clean::VINTR);
+        }
+    }
+
+    fn xmm(&mut self, n: usize) -> u128 {
+        self.save_fpu_if_loaded();
+        let at = 160 + 16 * (n & 15);
+        let mut value = [0; 16];
+        value.copy_from_slice(&self.fpu.bytes()[at..at + 16]);
+        u128::from_le_bytes(value)
+    }
+
+    fn set_xmm(&mut self, n: usize, value: u128) {
+        self.save_fpu_if_loaded();
+        let at = 160 + 16 * (n & 15);
+        let bytes = self.fpu.bytes();
+        bytes[at..at + 16].copy_from_slice(&value.to_le_bytes());
+        if let Some(present) = bytes.get_mut(512) {
+            *present |= 2;
+        }
+        if self.loaded {
+            self.restore_fpu();
+        }
+    }
+
+    fn load(&mut self) {
+        self.restore_fpu();
+        if PER_CPU.get().has_tsc_aux {
+            // SAFETY: the MSR exists, its upper half is zero, and the hypervisor does not use it.
+            unsafe { wrmsr(MSR_TSC_AUX, self.tsc_aux) };
+        }
+        self.loaded = true;
+    }
+
+    fn save(&mut self) {
+        self.save_fpu_if_loaded();
+        self.tsc_aux = self.switched_msr(SwitchedMsr::TscAux);
+        self.unload_debug_registers();
+        self.loaded = false;
+    }
+
+    fn flush_tlb(&mut self) {
+        self.asid_cpu = u32::MAX;
+    }
+
+    fn reset(&mut self) {
+        self.regs = Regs { rip: 0xfff0, rflags: rflags::FIXED, ..Regs::default() };
+        self.regs.gpr[gpr::RDX] = 0x600;
+        let data = VmcbSegment { selector: 0, attributes: 0x93, limit: 0xffff, base: 0 };
+        let v = &mut self.vmcb;
+        v.es = data;
+        v.ss = data;
+        v.ds = data;
+        v.fs = data;
+        v.gs = data;
+        v.cs = VmcbSegment { selector: 0xf000, attributes: 0x9b, limit: 0xffff, base: 0xffff_0000 };
+        let table = VmcbSegment { selector: 0, attributes: 0, limit: 0xffff, base: 0 };
+        v.gdtr = table;
+        v.idtr = table;
+        v.ldtr = VmcbSegment { attributes: 0x82, ..table };
+        v.tr = VmcbSegment { attributes: 0x8b, ..table };
+        v.cpl = 0;
+        v.cr0 = 0x6000_0010;
+        v.cr2 = 0;
+        v.cr3 = 0;
+        v.cr4 = 0;
+        v.efer = EFER_SVME;
+        v.dr6 = 0xffff_0ff0;
+        v.dr7 = 0x400;
+        v.interrupt_shadow = 0;
+        v.event_injection = 0;
+        v.vintr = vintr::MASKING;
+        v.intercept_misc1 &= !(misc1::VINTR | misc1::IRET);
+        self.in_nmi = false;
+        self.dirty = clean::ALL;
+        self.flush_tlb();
+    }
+}
+
+impl SvmCpu {
+    fn save_fpu_if_loaded(&mut self) {
+        if !self.loaded {
+            return;
+        }
+        let host = PER_CPU.get().xcr0;
+        let area = self.fpu.area.as_ptr();
+        if host != 0 {
+            xsetbv(host);
+            // SAFETY: the area has the size that CPUID gives for all components and is 64-byte aligned.
+            unsafe {
+                asm!("xsave64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX,
+                    options(nostack, preserves_flags));
+            }
+            xsetbv(self.xcr0);
+        } else {
+            // SAFETY: the area has 512 bytes and is 16-byte aligned.
+            unsafe { asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags)) };
+        }
+    }
+
+    fn restore_fpu(&mut self) {
+        let host = PER_CPU.get().xcr0;
+        let area = self.fpu.area.as_ptr();
+        if host != 0 {
+            xsetbv(host);
+            // SAFETY: the area holds an image that XSAVE or `FpuArea::reset` made, so its header is valid.
+            unsafe {
+                asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX,
+                    options(nostack, preserves_flags));
+            }
+            xsetbv(self.xcr0);
+        } else {
+            // SAFETY: the area holds an image that FXSAVE or `FpuArea::reset` made, so MXCSR is valid.
+            unsafe { asm!("fxrstor64 [{}]", in(reg) area, options(nostack, preserves_flags)) };
+        }
+    }
+}
