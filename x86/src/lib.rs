@@ -10,6 +10,8 @@
 )]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod acpi;
 pub mod boot_info;
@@ -17,5 +19,8 @@ pub mod cpuid;
 pub mod devices;
 pub mod dom0;
 pub mod emulate;
+pub mod irq;
+pub mod machine;
 pub mod msr;
 pub mod pci;
+pub mod virt;

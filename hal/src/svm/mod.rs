@@ -21,9 +21,11 @@ pub use vcpu::SvmCpu;
 use alloc::boxed::Box;
 use core::arch::asm;
 use core::fmt;
+use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use spin::once::Once;
 
-use crate::cpu;
+use crate::cpu::{self, MAX_CPUS};
 use crate::cpu::registers::{self as cr, cpuid, cr4, rdmsr, rdmsr_safe, wrmsr};
 use crate::layout::DIRECT_MAP;
 use vmcb::Vmcb;
@@ -150,15 +152,47 @@ fn machine_address<T: ?Sized>(thing: &T) -> u64 {
     (core::ptr::from_ref(thing).cast::<u8>() as u64).wrapping_sub(DIRECT_MAP)
 }
 
-/// This CPU's share of SVM.
-struct PerCpu {
+/// What all CPUs have alike, found on the boot CPU. Others are held to it in [`enable_on_this_cpu`].
+#[derive(Clone, Copy)]
+struct Common {
     features: Features,
-    /// Where VMLOAD finds the host's FS, GS, TR, LDTR and system-call MSRs after an exit.
-    host_vmcb: u64,
     /// All XSAVE state components that the processor has; 0 without XSAVE.
     xcr0: u64,
     has_tsc_aux: bool,
+}
+
+static COMMON: Once<Common> = Once::new();
+
+/// What all CPUs can do.
+///
+/// # Panics
+/// If no CPU has enabled SVM: then there are no guests either.
+#[expect(clippy::expect_used, reason = "a broken invariant of our own; stops the machine with a report")]
+fn common() -> &'static Common {
+    COMMON.get().expect("SVM is enabled on the boot CPU before guests exist")
+}
+
+/// This CPU's share of SVM.
+struct PerCpu {
+    /// Where VMLOAD finds the host's FS, GS, TR, LDTR and system-call MSRs after an exit.
+    host_vmcb: u64,
     asids: Asids,
+}
+
+/// One CPU's [`PerCpu`], for that CPU alone.
+struct Slot(UnsafeCell<Option<PerCpu>>);
+
+// SAFETY: `with_this_cpu` gives a CPU its own slot only, interrupts are off, no interrupt, NMI or exception handler uses
+// slots, and the closure cannot reach the slot again (the slots are private to this module and `run` does not nest).
+unsafe impl Sync for Slot {}
+
+static SLOTS: [Slot; MAX_CPUS] = [const { Slot(UnsafeCell::new(None)) }; MAX_CPUS];
+
+/// Calls `f` with the slot of the calling CPU. `f` must not call this again.
+fn with_this_cpu<R>(f: impl FnOnce(&mut Option<PerCpu>) -> R) -> R {
+    let slot = &SLOTS[cpu::this_cpu().id().index()];
+    // SAFETY: see `Slot`.
+    f(unsafe { &mut *slot.0.get() })
 }
 
 /// Address space identifiers of one CPU: handed out in order; when they run out the whole TLB is flushed and a new
@@ -182,8 +216,6 @@ impl Asids {
         (asid, self.generation, wrapped)
     }
 }
-
-static PER_CPU: crate::cpu::PerCpuCell<PerCpu> = crate::cpu::PerCpuCell::new();
 
 /// Turns SVM on for the calling CPU. Each CPU calls it once, after its descriptor tables and per-CPU data are in place
 /// (their state is what each exit restores).
@@ -212,21 +244,15 @@ pub fn enable_on_this_cpu() -> Result<Features, Unavailable> {
         cr::write_cr4(cr::read_cr4() | cr4::OSFXSR | cr4::OSXMMEXCPT | xsave_bit);
         asm!("vmsave rax", in("rax") host_vmcb, options(nostack, preserves_flags));
     }
-    let leaf1 = cpuid(0x8000_0001, 0);
-    PER_CPU.set(PerCpu {
-        features,
-        host_vmcb,
-        xcr0,
-        has_tsc_aux: leaf1.edx & (1 << 27) != 0,
-        asids: Asids { next: 1, count: features.asids, generation: 1 },
-    });
+    let has_tsc_aux = cpuid(0x8000_0001, 0).edx & (1 << 27) != 0;
+    COMMON.call_once(|| Common { features, xcr0, has_tsc_aux });
+    let asids = Asids { next: 1, count: features.asids, generation: 1 };
+    with_this_cpu(|slot| *slot = Some(PerCpu { host_vmcb, asids }));
     Ok(features)
 }
 
 /// Number of flush generations; domains whose tags are equal modulo this share one, which costs needless flushes only.
 const GENERATIONS: usize = 1024;
-/// Most CPUs.
-const MAX_CPUS: usize = 256;
 
 static FLUSH_GENERATION: [AtomicU64; GENERATIONS] = [const { AtomicU64::new(0) }; GENERATIONS];
 
@@ -254,7 +280,7 @@ pub fn flush_domain(tag: u64) {
     let slot = slot_of(tag);
     FLUSH_GENERATION[slot].fetch_add(1, Ordering::SeqCst);
     fence(Ordering::SeqCst);
-    let me = cpu::this_cpu().index();
+    let me = cpu::this_cpu().id().index();
     for (n, presence) in PRESENCE.iter().enumerate().take(cpu::count() as usize) {
         let concerned = || {
             presence.inside.load(Ordering::SeqCst) && presence.slot.load(Ordering::SeqCst) as usize == slot

@@ -20,7 +20,9 @@ use radon_x86::virt::{
 };
 
 use super::vmcb::{Vmcb, VmcbSegment, clean, event, exit, misc1, misc2, tlb, vintr};
-use super::{EFER_SVME, FLUSH_GENERATION, PER_CPU, PRESENCE, PermissionMaps, machine_address, slot_of};
+use super::{
+    Asids, EFER_SVME, FLUSH_GENERATION, PRESENCE, PermissionMaps, common, machine_address, slot_of, with_this_cpu,
+};
 use crate::cpu;
 use crate::cpu::registers::{cpuid, rdmsr, wrmsr};
 
@@ -191,9 +193,8 @@ impl SvmCpu {
     }
 
     /// Takes a new ASID if the old one is of another CPU or generation, or translations were removed since.
-    fn prepare_asid(&mut self, per_cpu: &mut super::PerCpu, me: u32) {
+    fn prepare_asid(&mut self, asids: &mut Asids, me: u32) {
         let generation = FLUSH_GENERATION[slot_of(self.tag)].load(Ordering::SeqCst);
-        let asids = &mut per_cpu.asids;
         self.vmcb.tlb_control = tlb::NONE;
         if self.asid_cpu == me && self.asid_generation == asids.generation && self.flush_seen == generation {
             return;
@@ -233,7 +234,7 @@ impl SvmCpu {
         let code = self.vmcb.exit_code;
         let info1 = self.vmcb.exit_info1;
         self.next_rip = None;
-        if PER_CPU.get().features.nrip_save && self.vmcb.next_rip != 0 {
+        if common().features.nrip_save && self.vmcb.next_rip != 0 {
             self.next_rip = Some(self.vmcb.next_rip);
         }
         match code {
@@ -343,24 +344,28 @@ fn xsetbv(value: u64) {
 
 impl VirtualCpu for SvmCpu {
     fn run(&mut self) -> Exit {
-        let me = cpu::this_cpu();
+        let me = cpu::this_cpu().id();
         let presence = &PRESENCE[me.index()];
-        // SAFETY of the reference's uniqueness is PerCpuCell's; it is not held across anything that could take it again.
-        let mut per_cpu = PER_CPU.get_mut();
         presence.slot.store(slot_of(self.tag) as u32, Ordering::Relaxed);
         presence.entries.store(presence.entries.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         presence.inside.store(true, Ordering::SeqCst);
         core::sync::atomic::fence(Ordering::SeqCst);
-        self.prepare_asid(&mut per_cpu, me.0);
+        let host = with_this_cpu(|slot| {
+            slot.as_mut().map(|per_cpu| {
+                self.prepare_asid(&mut per_cpu.asids, me.0);
+                per_cpu.host_vmcb
+            })
+        });
+        #[expect(clippy::expect_used, reason = "a broken invariant of our own; stops the machine with a report")]
+        let host = host.expect("this CPU has enabled SVM");
 
         let v = &mut *self.vmcb;
         v.rax = self.regs.gpr[gpr::RAX];
         v.rsp = self.regs.gpr[gpr::RSP];
         v.rip = self.regs.rip;
         v.rflags = self.regs.rflags;
-        v.clean = if per_cpu.features.clean_bits { clean::ALL & !self.dirty } else { 0 };
-        let (guest, host) = (machine_address(&*self.vmcb), per_cpu.host_vmcb);
-        drop(per_cpu);
+        v.clean = if common().features.clean_bits { clean::ALL & !self.dirty } else { 0 };
+        let guest = machine_address(&*self.vmcb);
         // SAFETY: SVM is on (a vCPU is loaded only on CPUs that enabled it). The VMCB intercepts everything that the
         // guest must not do directly and maps only what its nested page table maps; host state is saved and restored by
         // the processor and entry.S; `regs` is exclusively borrowed.
@@ -394,7 +399,7 @@ impl VirtualCpu for SvmCpu {
     }
 
     fn instruction_bytes(&self) -> &[u8] {
-        if !PER_CPU.get().features.decode_assists {
+        if !common().features.decode_assists {
             return &[];
         }
         self.vmcb.instruction.get(..usize::from(self.vmcb.fetched & 0xf)).unwrap_or(&[])
@@ -476,7 +481,7 @@ impl VirtualCpu for SvmCpu {
             SwitchedMsr::Pat => v.pat,
             SwitchedMsr::DebugCtl => v.debugctl,
             // SAFETY: `loaded` says that the processor has TSC_AUX with this guest's value, or the copy is current.
-            SwitchedMsr::TscAux if self.loaded && PER_CPU.get().has_tsc_aux => unsafe { rdmsr(MSR_TSC_AUX) },
+            SwitchedMsr::TscAux if self.loaded && common().has_tsc_aux => unsafe { rdmsr(MSR_TSC_AUX) },
             SwitchedMsr::TscAux => self.tsc_aux,
         }
     }
@@ -502,7 +507,7 @@ impl VirtualCpu for SvmCpu {
             }
             SwitchedMsr::TscAux => {
                 self.tsc_aux = value & 0xffff_ffff;
-                if self.loaded && PER_CPU.get().has_tsc_aux {
+                if self.loaded && common().has_tsc_aux {
                     // SAFETY: the MSR exists, its upper half is zero, and the hypervisor does not use it.
                     unsafe { wrmsr(MSR_TSC_AUX, self.tsc_aux) };
                 }
@@ -531,7 +536,7 @@ impl VirtualCpu for SvmCpu {
     }
 
     fn set_xcr0(&mut self, value: u64) {
-        let host = PER_CPU.get().xcr0;
+        let host = common().xcr0;
         self.xcr0 = (value & host) | 1;
         if self.loaded && host != 0 {
             xsetbv(self.xcr0);
@@ -626,7 +631,7 @@ impl VirtualCpu for SvmCpu {
 
     fn load(&mut self) {
         self.restore_fpu();
-        if PER_CPU.get().has_tsc_aux {
+        if common().has_tsc_aux {
             // SAFETY: the MSR exists, its upper half is zero, and the hypervisor does not use it.
             unsafe { wrmsr(MSR_TSC_AUX, self.tsc_aux) };
         }
@@ -683,7 +688,7 @@ impl SvmCpu {
         if !self.loaded {
             return;
         }
-        let host = PER_CPU.get().xcr0;
+        let host = common().xcr0;
         let area = self.fpu.area.as_ptr();
         if host != 0 {
             xsetbv(host);
@@ -700,7 +705,7 @@ impl SvmCpu {
     }
 
     fn restore_fpu(&mut self) {
-        let host = PER_CPU.get().xcr0;
+        let host = common().xcr0;
         let area = self.fpu.area.as_ptr();
         if host != 0 {
             xsetbv(host);
