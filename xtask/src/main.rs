@@ -1,2 +1,54 @@
-//! The one developer tool.
-fn main() {}
+//! The one developer tool: `cargo xtask build`, `run`, `test` and what they need.
+
+mod build;
+mod cpio;
+mod host;
+mod image;
+mod initrd;
+mod iso;
+mod machine;
+mod modules;
+mod packages;
+mod run;
+mod serial;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Builds, runs and tests Radon.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the bootable image target/radon/radon
+    Build {
+        /// With debug assertions, not optimised
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Download the Debian packages that the emulated machine runs (run and test do it when needed)
+    Fetch,
+    /// Boot the image in an emulated machine, to a shell in dom0
+    Run(Box<run::Options>),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Build { debug } => {
+            let profile = if debug { build::Profile::Debug } else { build::Profile::Release };
+            println!("{}", build::build(profile)?.display());
+            Ok(())
+        }
+        Task::Fetch => {
+            let debian = packages::fetch()?;
+            println!("Debian's kernel {} and Xen are in {}", debian.kernel_release, debian.root.display());
+            Ok(())
+        }
+        Task::Run(options) => run::run(&options),
+    }
+}

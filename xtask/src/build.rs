@@ -1,0 +1,96 @@
+//! `cargo xtask build`: the bootable image.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use flate2::{Compression, GzBuilder};
+
+use crate::{host, image};
+
+/// The target of everything that runs without an operating system.
+pub(crate) const TARGET: &str = "x86_64-unknown-none";
+
+/// Code is linked at fixed addresses in the top 2 GiB; backtraces walk the frame pointers.
+const RUSTFLAGS: &str = "-C relocation-model=static -C code-model=kernel -C force-frame-pointers=yes";
+
+/// How to optimise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Optimised, what is shipped and tested.
+    Release,
+    /// With overflow and debug checks; slow under emulation.
+    Debug,
+}
+
+/// A `cargo` command with the flags of the bare-metal target; they do not touch builds for the host.
+pub(crate) fn bare_metal_cargo(subcommand: &str) -> Command {
+    let mut command = host::cargo();
+    command.arg(subcommand).args(["--target", TARGET]).env("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS", RUSTFLAGS);
+    command
+}
+
+/// Adds the bare-metal target to the toolchain if it is missing.
+pub(crate) fn ensure_target() -> Result<()> {
+    let mut query = Command::new("rustc");
+    query.current_dir(host::root()).args(["--print", "target-libdir", "--target", TARGET]);
+    let folder = host::capture(&mut query)?;
+    if Path::new(folder.trim()).exists() {
+        return Ok(());
+    }
+    eprintln!("Adding the Rust target {TARGET} (rustup target add)");
+    host::run(Command::new("rustup").current_dir(host::root()).args(["target", "add", TARGET]))
+}
+
+/// Builds the image and returns its file; beside it are the same compressed (`.gz`), the symbols (`.syms`) and the
+/// linker's output for debuggers (`.elf`).
+pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
+    ensure_target()?;
+    let mut command = bare_metal_cargo("build");
+    command.args(["--package", "radon", "--message-format=json-render-diagnostics"]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "the image does not build");
+    let linked = executable(&String::from_utf8_lossy(&output.stdout)).context("cargo named no executable")?;
+
+    let elf = fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
+    let image = image::convert(&elf).context("cannot make an image of the linker's output")?;
+    if image.symbols_cut > 0 {
+        eprintln!("warning: {} functions have no name in backtraces: .symbols is too small", image.symbols_cut);
+    }
+    let folder = host::output();
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("radon");
+    fs::write(&file, &image.file)?;
+    fs::write(folder.join("radon.elf"), &elf)?;
+    fs::write(folder.join("radon.syms"), image::symbol_file(&image.symbols))?;
+    let mut packed = GzBuilder::new().write(fs::File::create(folder.join("radon.gz"))?, Compression::best());
+    packed.write_all(&image.file)?;
+    packed.finish()?;
+    Ok(file)
+}
+
+/// The file of the binary `radon`, from cargo's messages.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let binary = messages.filter(|message| message["target"]["name"] == "radon" && message["executable"].is_string());
+    binary.last().and_then(|message| message["executable"].as_str().map(PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_found_among_messages() {
+        let messages = "not json\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"radon-core\"},\"executable\":null}\n\
+            {\"reason\":\"compiler-artifact\",\"target\":{\"name\":\"radon\"},\"executable\":\"/t/radon\"}\n";
+        assert_eq!(executable(messages), Some(PathBuf::from("/t/radon")));
+        assert_eq!(executable("{}"), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! The initial file systems of dom0 and guests, made from unpacked Debian packages.
+//!
+//! Two flavours: [`Flavour::Mini`] is BusyBox and kernel modules; [`Flavour::Tools`] adds Xen's own tools with their
+//! libraries, and a kernel and the mini flavour again for guests to boot. They are not compressed: the emulated CPU
+//! would spend longer on unpacking than a loader on copying. They are made anew on each run, in well under a second.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use object::elf::{DT_NEEDED, FileHeader64};
+use object::read::elf::{Dyn, FileHeader};
+
+use crate::cpio::Archive;
+use crate::host;
+use crate::modules::{self, Tree};
+use crate::packages::Debian;
+
+/// What is in an initial file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Flavour {
+    /// BusyBox and modules.
+    Mini,
+    /// Also xl, both xenstoreds, the console daemon, bash, and a guest's kernel and file system in /boot.
+    Tools,
+}
+
+const MODULES: &[&str] = &[
+    "xenfs",
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-privcmd",
+    "xen-blkback",
+    "xen-netback",
+    "xen-blkfront",
+    "xen-netfront",
+    "loop",
+    "bridge",
+    "tun",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "ahci",
+    "sd_mod",
+    "nvme",
+    "e1000e",
+    "ext4",
+    "crc32c_generic",
+];
+
+/// Folders of the packages that the tools flavour has whole.
+const TOOL_FOLDERS: &[&str] = &["usr/lib/xen-4.17/bin", "usr/lib/xen-common/bin", "etc/xen"];
+/// Single files of the packages, besides.
+const TOOL_FILES: &[&str] = &["bin/bash", "usr/lib/xen-4.17/boot/hvmloader", "usr/sbin/xl", "usr/sbin/gdbsx"];
+/// Programs of `usr/bin` and `usr/sbin` with these beginnings.
+const TOOL_PREFIXES: &[&str] = &["xen"];
+/// Loaded with dlopen, so no file names it: without it pthread_cancel aborts the program.
+const LOADED_LATE: &[&str] = &["libgcc_s.so.1"];
+const LIBRARY_FOLDERS: &[&str] =
+    &["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "usr/lib/xen-4.17/lib/x86_64-linux-gnu"];
+const ELF_LOADER: (&str, &str) = ("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2");
+
+/// Makes the file system and returns its file.
+pub(crate) fn build(debian: &Debian, flavour: Flavour) -> Result<PathBuf> {
+    let mut bytes = Vec::new();
+    mini(debian)?.write(&mut bytes)?;
+    let name = match flavour {
+        Flavour::Mini => "mini.cpio",
+        Flavour::Tools => {
+            let mut archive = mini(debian)?;
+            tools(&mut archive, debian, bytes)?;
+            bytes = Vec::new();
+            archive.write(&mut bytes)?;
+            "tools.cpio"
+        }
+    };
+    store(name, &bytes)
+}
+
+/// Makes a file system that is `base` with a script added, which `radon.script=` then names. Returns the file and the
+/// script's path in it.
+pub(crate) fn with_script(base: &Path, name: &str, script: &str) -> Result<(PathBuf, String)> {
+    let mut bytes = fs::read(base)?;
+    let inside = format!("tests/{name}.sh");
+    let mut archive = Archive::new();
+    archive.file(&inside, 0o755, script);
+    archive.write(&mut bytes)?;
+    Ok((store(&format!("{name}.cpio"), &bytes)?, format!("/{inside}")))
+}
+
+/// Puts a file into the output folder in one step: another xtask may be reading the old one.
+fn store(name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let folder = host::output();
+    fs::create_dir_all(&folder)?;
+    let temporary = folder.join(format!("{name}.{}", std::process::id()));
+    fs::write(&temporary, bytes)?;
+    let file = folder.join(name);
+    fs::rename(&temporary, &file)?;
+    Ok(file)
+}
+
+fn mini(debian: &Debian) -> Result<Archive> {
+    let mut archive = Archive::new();
+    for folder in ["dev", "proc", "sys", "run", "tmp", "mnt", "etc", "var/lib", "var/log", "usr/bin", "usr/sbin"] {
+        archive.directory(folder);
+    }
+    for (link, to) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+        archive.symlink(link, to);
+    }
+    archive.symlink("var/run", "/run");
+    archive.char_device("dev/console", 5, 1);
+    archive.file("init", 0o755, include_str!("../dom0/init"));
+    archive.file("etc/passwd", 0o644, "root:x:0:0:root:/:/bin/sh\n");
+    archive.file("etc/group", 0o644, "root:x:0:\n");
+    archive.file("usr/bin/busybox", 0o755, read(&debian.root.join("bin/busybox"))?);
+
+    let chosen = Tree::open(&debian.modules())?.closure(MODULES)?;
+    let folder = format!("usr/lib/modules/{}", debian.kernel_release);
+    archive.file(&format!("{folder}/modules.dep"), 0o644, modules::modules_dep(&chosen));
+    archive.file(&format!("{folder}/modules.alias"), 0o644, modules::modules_alias(&chosen));
+    for module in chosen.into_values() {
+        archive.file(&format!("{folder}/{}", module.path), 0o644, module.content);
+    }
+    Ok(archive)
+}
+
+fn tools(archive: &mut Archive, debian: &Debian, guest: Vec<u8>) -> Result<()> {
+    let mut files: Vec<String> = TOOL_FILES.iter().map(|file| (*file).to_owned()).collect();
+    for folder in TOOL_FOLDERS {
+        list(&debian.root, folder, &mut files)?;
+    }
+    for folder in ["usr/bin", "usr/sbin"] {
+        let mut programs = Vec::new();
+        list(&debian.root, folder, &mut programs)?;
+        let wanted = |path: &String| {
+            path.rsplit('/').next().is_some_and(|name| TOOL_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        };
+        files.extend(programs.into_iter().filter(wanted));
+    }
+    let mut libraries: Vec<String> = LOADED_LATE.iter().map(|name| (*name).to_owned()).collect();
+    for path in files {
+        let content = read(&debian.root.join(&path))?;
+        libraries.extend(needed_libraries(&content));
+        let inside = if path.starts_with("bin/") { format!("usr/{path}") } else { path };
+        archive.file(&inside, 0o755, content);
+    }
+    while let Some(name) = libraries.pop() {
+        let inside = format!("usr/lib/x86_64-linux-gnu/{name}");
+        if archive.contains(&inside) {
+            continue;
+        }
+        let mut places = LIBRARY_FOLDERS.iter().map(|folder| debian.root.join(folder).join(&name));
+        let place = places.find(|place| place.exists());
+        let content = read(&place.with_context(|| format!("no fetched package has the library {name}"))?)?;
+        libraries.extend(needed_libraries(&content));
+        archive.file(&inside, 0o644, content);
+    }
+    archive.file(ELF_LOADER.1, 0o755, read(&debian.root.join(ELF_LOADER.0))?);
+    archive.file("etc/xen/start", 0o755, include_str!("../dom0/start-xen"));
+    archive.file("boot/vmlinuz", 0o644, read(&debian.kernel())?);
+    archive.file("boot/guest.cpio", 0o644, guest);
+    Ok(())
+}
+
+/// Appends the paths of the files below `folder` of `root`; links to files count as files.
+fn list(root: &Path, folder: &str, files: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(root.join(folder)).with_context(|| format!("no fetched package has {folder}"))? {
+        let entry = entry?;
+        let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() {
+            list(root, &path, files)?;
+        } else if entry.path().exists() {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Names of the shared libraries that a dynamic ELF64 file asks for; none for anything else.
+fn needed_libraries(content: &[u8]) -> Vec<String> {
+    try_needed(content).unwrap_or_default()
+}
+
+fn try_needed(content: &[u8]) -> object::Result<Vec<String>> {
+    let header = FileHeader64::<object::Endianness>::parse(content)?;
+    let endian = header.endian()?;
+    let sections = header.sections(endian, content)?;
+    let Some((dynamic, strings)) = sections.dynamic(endian, content)? else { return Ok(Vec::new()) };
+    let strings = sections.strings(endian, content, strings)?;
+    let mut names = Vec::new();
+    for entry in dynamic.iter().filter(|entry| entry.tag32(endian) == Some(DT_NEEDED)) {
+        names.push(String::from_utf8_lossy(entry.string(endian, strings)?).into_owned());
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_test_program_needs_libc() {
+        let program = fs::read(std::env::current_exe().unwrap()).unwrap();
+        let names = needed_libraries(&program);
+        assert!(names.iter().any(|name| name == "libc.so.6"), "{names:?}");
+    }
+
+    #[test]
+    fn a_script_needs_no_libraries() {
+        assert!(needed_libraries(b"#!/bin/sh\n").is_empty());
+        assert!(needed_libraries(b"\x7fELF").is_empty());
+    }
+}
