@@ -95,10 +95,6 @@ impl Timer {
         self.initial
     }
 
-    pub(super) const fn mode(&self) -> Mode {
-        self.mode
-    }
-
     /// log2 of the divisor. Bits 3, 1, 0 count 2, 4, 8, ... 128, then 1.
     pub(super) const fn divisor_log2(divide: u32) -> u32 {
         let n = (divide & 3) | (divide >> 1 & 4);

@@ -235,7 +235,7 @@ proptest! {
         let due = tsc.time_of(12345 + ticks).0 - T0.0;
         let up = |t: u64| {
             let t = if shift < 0 { u128::from(t >> -shift) } else { u128::from(t) << shift };
-            (t * u128::from(mul) >> 32) as u64
+            ((t * u128::from(mul)) >> 32) as u64
         };
         prop_assert!(due >= up(ticks));
         prop_assert!(due <= up(ticks + (2 << (-shift).max(0))) + 2);
