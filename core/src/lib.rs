@@ -26,6 +26,7 @@ pub mod hypercall;
 pub mod hypervisor;
 pub mod memory;
 pub mod p2m;
+pub mod options;
 pub mod platform;
 pub mod sched;
 pub mod sync;

@@ -1,0 +1,125 @@
+//! Tests of the command line.
+
+use super::*;
+use alloc::vec;
+use proptest::prelude::*;
+
+#[test]
+fn a_usual_line_is_understood() {
+    let o = parse("console=com1 com1=115200,8n1 dom0=pvh dom0_mem=640M loglvl=all guest_loglvl=debug/all noreboot");
+    assert_eq!(o.problems, Vec::<String>::new());
+    assert_eq!(o.console, ConsoleTargets { com1: true, com2: false, vga: false });
+    assert_eq!(o.com1.baud, Some(115_200));
+    assert_eq!(o.dom0_mem.size.unwrap().resolve(1 << 32), 640 << 20);
+    assert_eq!((o.host_level, o.guest_level), (LevelFilter::Trace, LevelFilter::Debug));
+    assert!(o.noreboot && !o.dom0_pv);
+}
+
+#[test]
+fn booleans_have_all_of_xens_spellings() {
+    for on in ["sync_console", "sync_console=yes", "sync_console=1", "sync_console=on", "no-sync_console=0"] {
+        assert!(parse(on).sync_console, "{on}");
+    }
+    for off in ["no-smt", "smt=off", "smt=false", "smt=disable", "smt=0"] {
+        assert!(!parse(off).smt, "{off}");
+    }
+    assert_eq!(parse("smt=maybe").problems.len(), 1);
+    assert!(parse("sync_console sync_console=off").sync_console != parse("sync_console=off sync_console").sync_console);
+}
+
+#[test]
+fn what_is_not_understood_is_named_and_the_rest_holds() {
+    let o = parse("bananas=3 maxcpus=2 loglvl=loud no-peas maxcpus=x");
+    assert_eq!(o.maxcpus, 2);
+    assert_eq!(o.host_level, Options::default().host_level);
+    let named = |what: &str| o.problems.iter().any(|p| p.contains(what));
+    assert!(named("bananas=3") && named("loglvl=loud") && named("no-peas") && named("maxcpus=x"));
+}
+
+#[test]
+fn sizes_have_xens_suffixes() {
+    let bytes = |s: &str| size(s).ok();
+    assert_eq!(bytes("1024"), Some(1 << 20));
+    assert_eq!(bytes("512b"), Some(512));
+    assert_eq!(bytes("4k"), Some(4096));
+    assert_eq!(bytes("3G"), Some(3 << 30));
+    assert_eq!(bytes("0x10M"), Some(16 << 20));
+    assert_eq!(bytes("16777216T"), None);
+    assert_eq!(bytes("+4k"), None);
+    assert_eq!(bytes("M"), None);
+}
+
+#[test]
+fn dom0_memory_has_bounds_fractions_and_remainders() {
+    let m = parse("dom0_mem=min:512M,max:-1G,50%").dom0_mem;
+    let total = 8u64 << 30;
+    assert_eq!(m.min.unwrap().resolve(total), 512 << 20);
+    assert_eq!(m.max.unwrap().resolve(total), 7 << 30);
+    assert_eq!(m.size.unwrap().resolve(total), total / 100 * 50);
+    let m = parse("dom0_mem=1G+10%").dom0_mem;
+    assert_eq!(m.size.unwrap().resolve(100 << 30), 11 << 30);
+    assert_eq!(parse("dom0_mem=101%").problems.len(), 1);
+    assert_eq!(m.min, None);
+}
+
+#[test]
+fn vcpu_ranges() {
+    assert_eq!(parse("dom0_max_vcpus=4").dom0_max_vcpus, (4, 4));
+    assert_eq!(parse("dom0_max_vcpus=2-8").dom0_max_vcpus, (2, 8));
+    assert_eq!(parse("dom0_max_vcpus=-8").dom0_max_vcpus, (1, 8));
+    assert_eq!(parse("dom0_max_vcpus=2-").dom0_max_vcpus, (2, u32::MAX));
+    assert_eq!(parse("dom0_max_vcpus=8-2").problems.len(), 1);
+}
+
+#[test]
+fn serial_ports_take_framing_port_and_interrupt() {
+    let p = parse("com1=9600/1843200,7e2,0x3e8,5").com1;
+    assert_eq!(p, SerialPort { baud: Some(9600), data_bits: 7, parity: 3, stop_bits: 2, io_base: 0x3e8, irq: 5 });
+    let p = parse("com2=auto,,,0").com2;
+    assert_eq!((p.baud, p.io_base, p.irq), (None, 0x2f8, 0));
+    for bad in ["com1=fast", "com1=115200,9n1", "com1=115200,8n1,0x12345", "com1=0", "com1"] {
+        assert_eq!(parse(bad).problems.len(), 1, "{bad}");
+    }
+}
+
+#[test]
+fn lists_of_words() {
+    let o = parse("iommu=force,no-intremap,verbose cpuid=no-rdtscp,avx2,smep=off dom0=pv,verbose,strange");
+    assert!(o.iommu.enabled && o.iommu.force && !o.iommu.interrupt_remapping && o.iommu.verbose);
+    assert!(!parse("iommu=no").iommu.enabled && !parse("no-iommu").iommu.enabled);
+    let named: Vec<_> = o.cpuid.iter().map(|(n, on)| (n.as_str(), *on)).collect();
+    assert_eq!(named, [("rdtscp", false), ("avx2", true), ("smep", false)]);
+    assert!(o.dom0_pv && o.dom0_verbose);
+    assert_eq!(o.problems.len(), 1);
+}
+
+#[test]
+fn words_after_the_dashes_are_for_dom0() {
+    let o = parse("loglvl=all -- root=/dev/sda1 bananas");
+    assert_eq!(o.dom0_extra, "root=/dev/sda1 bananas");
+    assert!(o.problems.is_empty());
+    assert_eq!(parse("-- quiet").dom0_extra, "quiet");
+}
+
+#[test]
+fn selftest_may_name_tests() {
+    assert!(parse("selftest").selftest);
+    let o = parse("selftest=paging");
+    assert_eq!((o.selftest, o.selftest_filter.as_deref()), (true, Some("paging")));
+    assert!(!parse("selftest=off").selftest);
+}
+
+proptest! {
+    #[test]
+    fn any_line_is_survived(line in "\\PC{0,200}") {
+        let _ = parse(&line);
+    }
+
+    #[test]
+    fn any_value_is_survived(
+        name in prop::sample::select(vec!["com1", "dom0_mem", "dom0_max_vcpus", "conring_size", "iommu", "cpuid", "loglvl"]),
+        value in "[-0-9a-zA-Z:,+%/=]{0,24}",
+    ) {
+        let _ = parse(&alloc::format!("{name}={value}"));
+    }
+}
