@@ -12,7 +12,7 @@
 //! |---|---|
 //! | 0 | magic `RSYM`, as the u32 0x4d595352 |
 //! | 4 | count, u32 |
-//! | 8 | count × { u32 address - 0xffffffff80000000, u32 offset of the name from the section's start }, by address |
+//! | 8 | count × { u32 address - 0xffffffff80000000, u32 offset of the name in the names below }, by address |
 //! | 8 + 8 count | the names: UTF-8, demangled, without hash, each ended by a NUL |
 //!
 //! Only functions are in it. The table is cut off at the end of the section, last names first; a section of zeros is
@@ -167,7 +167,7 @@ fn symbol_table(functions: &[(u32, &str)], capacity: usize) -> (Vec<u8>, usize) 
     table.extend((count as u32).to_le_bytes());
     for (address, name) in kept {
         table.extend(address.to_le_bytes());
-        table.extend(((8 + 8 * count + names.len()) as u32).to_le_bytes());
+        table.extend((names.len() as u32).to_le_bytes());
         names.extend(name.as_bytes());
         names.push(0);
     }
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(word(0), SYMBOLS_MAGIC);
         let entries = (0..word(4) as usize).map(|n| (word(8 + 8 * n), word(12 + 8 * n) as usize));
         let (_, name) = entries.take_while(|(start, _)| *start <= address).last()?;
-        let bytes = table[name..].iter().take_while(|byte| **byte != 0);
+        let bytes = table[8 + 8 * word(4) as usize + name..].iter().take_while(|byte| **byte != 0);
         Some(String::from_utf8(bytes.copied().collect()).unwrap())
     }
 

@@ -90,7 +90,7 @@ pub(crate) fn with_script(base: &Path, name: &str, script: &str) -> Result<(Path
 }
 
 /// Puts a file into the output folder in one step: another xtask may be reading the old one.
-fn store(name: &str, bytes: &[u8]) -> Result<PathBuf> {
+pub(crate) fn store(name: &str, bytes: &[u8]) -> Result<PathBuf> {
     let folder = host::output();
     fs::create_dir_all(&folder)?;
     let temporary = folder.join(format!("{name}.{}", std::process::id()));

@@ -9,8 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{host, iso};
 
 /// Options that Radon and Xen get alike; what a user adds comes after, so it wins.
-const HYPERVISOR_OPTIONS: &str =
-    "console=com1 com1=115200,8n1 dom0=pvh dom0_mem=640M loglvl=all guest_loglvl=all sync_console";
+const HYPERVISOR_OPTIONS: &str = "console=com1 com1=115200,8n1 dom0=pvh dom0_mem=640M loglvl=all guest_loglvl=all";
 /// Options that the dom0 kernel gets; what a user adds comes after.
 const DOM0_OPTIONS: &str = "console=hvc0";
 /// Less is emulated faster: without AVX the guest's libraries take paths that QEMU translates well.

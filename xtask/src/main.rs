@@ -10,7 +10,12 @@ mod machine;
 mod modules;
 mod packages;
 mod run;
+mod scenario;
+mod scenarios;
 mod serial;
+mod test;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -35,20 +40,34 @@ enum Task {
     Fetch,
     /// Boot the image in an emulated machine, to a shell in dom0
     Run(Box<run::Options>),
+    /// Run every check; the last line is "N passed, N failed, N skipped"
+    Test(test::Options),
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().task {
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Performs a task; `false` says that it has reported failures itself.
+fn perform(task: Task) -> Result<bool> {
+    match task {
         Task::Build { debug } => {
             let profile = if debug { build::Profile::Debug } else { build::Profile::Release };
             println!("{}", build::build(profile)?.display());
-            Ok(())
         }
         Task::Fetch => {
             let debian = packages::fetch()?;
             println!("Debian's kernel {} and Xen are in {}", debian.kernel_release, debian.root.display());
-            Ok(())
         }
-        Task::Run(options) => run::run(&options),
+        Task::Run(options) => run::run(&options)?,
+        Task::Test(options) => return test::test(&options),
     }
+    Ok(true)
 }

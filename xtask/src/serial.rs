@@ -44,6 +44,7 @@ pub(crate) struct Session {
     lines: LineBuffer,
     ready: std::collections::VecDeque<Event>,
     cpu_limit: Duration,
+    stop_at: Option<Instant>,
     /// When the machine last printed something, and its CPU time then.
     last_output: (Instant, Duration),
 }
@@ -79,6 +80,7 @@ impl Session {
             lines: LineBuffer::default(),
             ready: std::collections::VecDeque::new(),
             cpu_limit,
+            stop_at: None,
             last_output: (Instant::now(), Duration::ZERO),
         })
     }
@@ -88,6 +90,9 @@ impl Session {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
+            }
+            if let Some(limit) = self.exceeded() {
+                return Ok(Event::Limit(limit));
             }
             match self.output.recv_timeout(POLL) {
                 Ok(bytes) => self.take(&bytes)?,
@@ -100,11 +105,6 @@ impl Session {
                     }
                     return Ok(Event::Ended(status));
                 }
-            }
-            if self.ready.is_empty()
-                && let Some(limit) = self.exceeded()
-            {
-                return Ok(Event::Limit(limit));
             }
         }
     }
@@ -119,6 +119,11 @@ impl Session {
     /// Writes a remark into the log.
     pub(crate) fn note(&mut self, text: &str) -> Result<()> {
         Ok(writeln!(self.log, "\n--- {text}")?)
+    }
+
+    /// Sets a limit on wall time.
+    pub(crate) fn stop_at(&mut self, until: Instant) {
+        self.stop_at = Some(until);
     }
 
     /// CPU time that QEMU has used.
@@ -142,6 +147,9 @@ impl Session {
     }
 
     fn exceeded(&self) -> Option<String> {
+        if self.stop_at.is_some_and(|until| Instant::now() > until) {
+            return Some("time is up".to_owned());
+        }
         let used = self.cpu_time();
         if used > self.cpu_limit {
             return Some(format!("used more than {} s of CPU time", self.cpu_limit.as_secs()));

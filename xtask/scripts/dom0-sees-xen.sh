@@ -1,0 +1,21 @@
+# What Linux knows about the hypervisor when it is dom0 of something that speaks Xen's ABI.
+check() {
+    name=$1
+    shift
+    if "$@"; then echo "RADON-TEST: $name ok"; else echo "RADON-TEST: FAILED: $name"; exit 1; fi
+}
+is() { [ "$1" = "$2" ] || { echo "found '$1', expected '$2'"; false; }; }
+
+advances() {
+    read -r before rest </proc/uptime
+    sleep 1
+    read -r after rest </proc/uptime
+    # Hundredths of a second.
+    gone=$((${after%.*}${after#*.} - ${before%.*}${before#*.}))
+    [ $gone -ge 95 ] && [ $gone -le 400 ] || { echo "a second took $gone hundredths"; false; }
+}
+
+check "hypervisor type" is "$(cat /sys/hypervisor/type)" xen
+check "version" is "$(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor)" 4.17
+check "privileged" grep -q control_d /proc/xen/capabilities
+check "time advances" advances

@@ -1,0 +1,386 @@
+//! System tests as data: a machine, what its serial port must and must not say, and how it must end.
+//!
+//! The matcher is a pure state machine over lines, so it is tested without QEMU; [`Scenario::run`] feeds it from a
+//! [`Session`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::initrd::{self, Flavour};
+use crate::machine::{Loader, Machine, Payload, Threads};
+use crate::packages::Debian;
+use crate::serial::{Event, Session};
+
+/// Nothing that works prints these, whichever hypervisor and kernel.
+const FORBIDDEN: &[&str] = &[
+    "Kernel panic",
+    "BUG:",
+    "Oops:",
+    "WARNING: CPU:",
+    "Call Trace:",
+    "general protection fault",
+    "Panic on CPU",
+    "PANIC",
+    "panicked at",
+    "RADON-TEST: FAILED",
+    "rcu_sched self-detected stall",
+    "soft lockup",
+];
+
+/// What a machine is expected to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Print a line that contains this.
+    Line(String),
+    /// Print this without ending the line.
+    Prompt(String),
+    /// Be sent this (it happens as soon as the steps before are done).
+    Send(String),
+}
+
+/// How a machine is expected to end after the last step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Power off or reset by itself.
+    ByItself,
+    /// It runs on, and is killed.
+    Killed,
+}
+
+/// Which hypervisors a scenario says something about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Applies {
+    /// Debian's Xen does the same, so the scenario itself can be checked with it.
+    Both,
+    /// The text is Radon's own, or Xen cannot do it.
+    RadonOnly,
+}
+
+/// The file given to the hypervisor as dom0's kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// Debian's.
+    Debian,
+    /// None, and no other module either.
+    Absent,
+    /// Only the first so many bytes of Debian's.
+    Truncated(usize),
+    /// These bytes.
+    Bytes(&'static [u8]),
+}
+
+/// A system test.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub name: &'static str,
+    pub applies: Applies,
+    machine: Machine,
+    flavour: Flavour,
+    kernel: Kernel,
+    script: Option<&'static str>,
+    steps: Vec<Step>,
+    allowed: Vec<&'static str>,
+    end: End,
+    /// In seconds of QEMU's CPU time.
+    limit: u64,
+}
+
+/// How a scenario went.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Why it failed, if it did.
+    pub failure: Option<String>,
+    /// The serial log.
+    pub log: PathBuf,
+    /// All lines that the machine printed.
+    pub lines: Vec<String>,
+}
+
+impl Scenario {
+    /// A machine with one CPU, the mini dom0 and nothing expected yet.
+    pub(crate) fn new(name: &'static str) -> Scenario {
+        Scenario {
+            name,
+            applies: Applies::Both,
+            machine: Machine::new(name),
+            flavour: Flavour::Mini,
+            kernel: Kernel::Debian,
+            script: None,
+            steps: Vec::new(),
+            allowed: Vec::new(),
+            end: End::ByItself,
+            limit: 120,
+        }
+    }
+
+    pub(crate) fn radon_only(mut self) -> Scenario {
+        self.applies = Applies::RadonOnly;
+        self
+    }
+
+    pub(crate) fn cpus(mut self, cpus: u32, threads: Threads) -> Scenario {
+        self.machine.cpus = cpus;
+        self.machine.threads = threads;
+        self
+    }
+
+    pub(crate) fn loader(mut self, loader: Loader) -> Scenario {
+        self.machine.loader = loader;
+        self
+    }
+
+    pub(crate) fn memory(mut self, mib: u32) -> Scenario {
+        self.machine.memory_mib = mib;
+        self
+    }
+
+    pub(crate) fn cpu_flags(mut self, flags: &str) -> Scenario {
+        self.machine.cpu_flags = flags.to_owned();
+        self
+    }
+
+    /// Options for the hypervisor.
+    pub(crate) fn append(mut self, options: &str) -> Scenario {
+        self.machine.append = options.to_owned();
+        self
+    }
+
+    pub(crate) fn debug_exit(mut self) -> Scenario {
+        self.machine.debug_exit = true;
+        self
+    }
+
+    pub(crate) fn kernel(mut self, kernel: Kernel) -> Scenario {
+        self.kernel = kernel;
+        self
+    }
+
+    pub(crate) fn flavour(mut self, flavour: Flavour) -> Scenario {
+        self.flavour = flavour;
+        self
+    }
+
+    /// Runs `text` as a shell script in dom0. It prints result lines of the form `RADON-TEST: name ok`; these are
+    /// expected in order, after the line of dom0's user space and before the script's end with status 0.
+    pub(crate) fn script(mut self, text: &'static str, results: &[&str]) -> Scenario {
+        self.script = Some(text);
+        self = self.expect(&["RADON-TEST: dom0 userspace up"]);
+        for result in results {
+            self.steps.push(Step::Line(format!("RADON-TEST: {result} ok")));
+        }
+        self.expect(&["RADON-TEST: script exit 0"])
+    }
+
+    /// Expects lines that contain these, in this order.
+    pub(crate) fn expect(mut self, lines: &[&str]) -> Scenario {
+        self.steps.extend(lines.iter().map(|line| Step::Line((*line).to_owned())));
+        self
+    }
+
+    /// Waits for `prompt` at the end of what is printed, then types `text`.
+    pub(crate) fn answer(mut self, prompt: &str, text: &str) -> Scenario {
+        self.steps.push(Step::Prompt(prompt.to_owned()));
+        self.steps.push(Step::Send(text.to_owned()));
+        self
+    }
+
+    /// Lets the machine print something that is forbidden otherwise.
+    pub(crate) fn allow(mut self, text: &'static str) -> Scenario {
+        self.allowed.push(text);
+        self
+    }
+
+    pub(crate) fn end(mut self, end: End) -> Scenario {
+        self.end = end;
+        self
+    }
+
+    /// In seconds of QEMU's CPU time.
+    pub(crate) fn limit(mut self, seconds: u64) -> Scenario {
+        self.limit = seconds;
+        self
+    }
+
+    /// Boots the machine and watches it to its end.
+    pub(crate) fn run(&self, debian: &Debian, hypervisor: &Path, is_xen: bool, logs: &Path) -> Result<Outcome> {
+        let mut machine = self.machine.clone();
+        let mut kernel = Some(debian.kernel());
+        let mut module = None;
+        match &self.kernel {
+            Kernel::Debian => module = Some(initrd::build(debian, self.flavour)?),
+            Kernel::Absent => kernel = None,
+            Kernel::Truncated(size) => {
+                let whole = std::fs::read(debian.kernel())?;
+                kernel = Some(initrd::store(&format!("{}.kernel", self.name), whole.get(..*size).unwrap_or(&whole))?);
+            }
+            Kernel::Bytes(bytes) => kernel = Some(initrd::store(&format!("{}.kernel", self.name), bytes)?),
+        }
+        if let (Some(text), Some(base)) = (self.script, &module) {
+            let (file, path) = initrd::with_script(base, self.name, text)?;
+            module = Some(file);
+            machine.dom0_append = format!("radon.script={path}");
+        }
+        let payload = Payload { hypervisor: hypervisor.to_path_buf(), is_xen, kernel, initrd: module };
+        let mut qemu = machine.qemu(&payload, "stdio")?;
+        let log = logs.join(format!("{}.log", self.name));
+        let mut session = Session::start(&mut qemu, &log, Duration::from_secs(self.limit), false)?;
+        let mut matcher = Matcher::new(&self.steps, &self.allowed);
+        let mut lines = Vec::new();
+        let mut failure = loop {
+            while let Some(text) = matcher.to_send() {
+                session.send(&text)?;
+            }
+            match session.next()? {
+                Event::Line(line) => {
+                    let problem = matcher.line(&line);
+                    lines.push(line);
+                    if problem.is_some() {
+                        break problem;
+                    }
+                }
+                Event::Partial(text) => matcher.partial(&text),
+                Event::Limit(limit) => break Some(format!("{limit}; {}", matcher.state())),
+                Event::Ended(_) if matcher.done() && self.end == End::ByItself => break None,
+                Event::Ended(status) => break Some(format!("QEMU ended ({status}); {}", matcher.state())),
+            }
+            if matcher.done() && self.end == End::Killed {
+                break None;
+            }
+        };
+        if failure.is_some() {
+            // A report of several lines is worth having in the log as a whole.
+            drain(&mut session, &mut lines)?;
+        }
+        if let Some(text) = &mut failure {
+            session.note(text)?;
+        }
+        Ok(Outcome { failure, log, lines })
+    }
+}
+
+/// Reads on for a short while.
+fn drain(session: &mut Session, lines: &mut Vec<String>) -> Result<()> {
+    let until = std::time::Instant::now() + Duration::from_secs(2);
+    session.stop_at(until);
+    loop {
+        match session.next()? {
+            Event::Line(line) => lines.push(line),
+            Event::Partial(_) => {}
+            Event::Limit(_) | Event::Ended(_) => return Ok(()),
+        }
+    }
+}
+
+/// Compares lines with steps.
+pub(crate) struct Matcher<'a> {
+    steps: &'a [Step],
+    next: usize,
+    allowed: &'a [&'a str],
+}
+
+impl<'a> Matcher<'a> {
+    pub(crate) fn new(steps: &'a [Step], allowed: &'a [&'a str]) -> Matcher<'a> {
+        Matcher { steps, next: 0, allowed }
+    }
+
+    /// Takes a whole line and returns what is wrong with it, if anything is.
+    pub(crate) fn line(&mut self, line: &str) -> Option<String> {
+        // The expected line may say what is forbidden elsewhere.
+        if let Some(Step::Line(expected) | Step::Prompt(expected)) = self.steps.get(self.next)
+            && line.contains(expected.as_str())
+        {
+            self.next += 1;
+            return None;
+        }
+        let mut forbidden = FORBIDDEN.iter().filter(|text| !self.allowed.contains(text));
+        forbidden.find(|text| line.contains(**text)).map(|_| format!("it printed: {}; {}", line.trim(), self.state()))
+    }
+
+    /// Takes the beginning of a line, which may be a prompt.
+    pub(crate) fn partial(&mut self, text: &str) {
+        if let Some(Step::Prompt(expected)) = self.steps.get(self.next)
+            && text.contains(expected.as_str())
+        {
+            self.next += 1;
+        }
+    }
+
+    /// What is to be typed now; done with when returned.
+    pub(crate) fn to_send(&mut self) -> Option<String> {
+        let Some(Step::Send(text)) = self.steps.get(self.next) else { return None };
+        self.next += 1;
+        Some(text.clone())
+    }
+
+    /// Whether all steps were taken.
+    pub(crate) fn done(&self) -> bool {
+        self.next == self.steps.len()
+    }
+
+    /// What is missing, in words.
+    pub(crate) fn state(&self) -> String {
+        match self.steps.get(self.next) {
+            Some(Step::Line(text)) => format!("still to come: \"{text}\""),
+            Some(Step::Prompt(text)) => format!("still to come: the prompt \"{text}\""),
+            Some(Step::Send(text)) => format!("still to be sent: \"{}\"", text.escape_debug()),
+            None => "all expected lines had come".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(lines: &[&str]) -> Vec<Step> {
+        lines.iter().map(|line| Step::Line((*line).to_owned())).collect()
+    }
+
+    #[test]
+    fn lines_must_come_in_order() {
+        let steps = steps(&["one", "two"]);
+        let mut matcher = Matcher::new(&steps, &[]);
+        assert_eq!(matcher.line("two"), None);
+        assert_eq!(matcher.line("[1.0] one!"), None);
+        assert!(!matcher.done());
+        assert_eq!(matcher.state(), "still to come: \"two\"");
+        assert_eq!(matcher.line("two"), None);
+        assert!(matcher.done());
+    }
+
+    #[test]
+    fn one_line_meets_one_step() {
+        let steps = steps(&["a", "a"]);
+        let mut matcher = Matcher::new(&steps, &[]);
+        matcher.line("a a");
+        assert!(!matcher.done());
+    }
+
+    #[test]
+    fn forbidden_lines_fail_unless_allowed_or_expected() {
+        let steps = steps(&["Kernel panic - expected"]);
+        let mut matcher = Matcher::new(&steps, &["Oops:"]);
+        assert_eq!(matcher.line("Kernel panic - expected one"), None);
+        assert_eq!(matcher.line("Oops: 0000"), None);
+        assert!(matcher.line("Kernel panic - another").is_some());
+        assert!(matcher.line("BUG: at").is_some());
+    }
+
+    #[test]
+    fn a_prompt_is_answered_once() {
+        let steps = [Step::Prompt("# ".to_owned()), Step::Send("ls\n".to_owned()), Step::Line("bin".to_owned())];
+        let mut matcher = Matcher::new(&steps, &[]);
+        assert_eq!(matcher.to_send(), None);
+        matcher.partial("/ ");
+        assert_eq!(matcher.to_send(), None);
+        matcher.partial("/ # ");
+        assert_eq!(matcher.to_send().as_deref(), Some("ls\n"));
+        assert_eq!(matcher.to_send(), None);
+        matcher.partial("bin");
+        assert!(!matcher.done());
+        matcher.line("bin dev");
+        assert!(matcher.done());
+    }
+}

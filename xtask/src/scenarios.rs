@@ -1,0 +1,74 @@
+//! The table of system tests.
+
+use crate::initrd::Flavour;
+use crate::machine::{Loader, Threads};
+use crate::scenario::{End, Kernel, Scenario};
+
+/// dom0's user space is up.
+const UP: &str = "RADON-TEST: dom0 userspace up";
+/// A report of the hypervisor that says why it cannot go on; forbidden unless expected.
+pub(crate) const STOPPED: &str = "Radon stopped:";
+
+/// All system tests, quick and basic ones first.
+pub(crate) fn all() -> Vec<Scenario> {
+    let boots = [
+        dom0("boot-1-cpu").cpus(1, Threads::Single),
+        dom0("boot-2-cpus").cpus(2, Threads::Single),
+        dom0("boot-2-cpus-concurrent").cpus(2, Threads::Multi),
+        dom0("boot-4-cpus").cpus(4, Threads::Single).limit(240),
+        dom0("boot-4-cpus-concurrent").cpus(4, Threads::Multi).limit(240),
+        dom0("boot-grub-bios").loader(Loader::GrubBios).limit(180),
+        dom0("boot-grub-uefi").loader(Loader::GrubUefi).limit(180),
+        Scenario::new("shell")
+            .expect(&[UP])
+            .answer("# ", "echo $((6 * 7)) is the answer\n")
+            .expect(&["42 is the answer"])
+            .answer("# ", "poweroff -f\n")
+            .expect(&["reboot: Power down"]),
+        Scenario::new("dom0-sees-xen").script(
+            include_str!("../scripts/dom0-sees-xen.sh"),
+            &["hypervisor type", "version", "privileged", "time advances"],
+        ),
+        Scenario::new("dom0-load")
+            .cpus(2, Threads::Multi)
+            .limit(300)
+            .script(include_str!("../scripts/dom0-load.sh"), &["processes", "pipes", "memory", "arithmetic"]),
+    ];
+    let ends = [
+        Scenario::new("dom0-reboot").expect(&[UP]).answer("# ", "reboot -f\n").expect(&["reboot: Restarting system"]),
+        Scenario::new("dom0-crash")
+            .expect(&[UP])
+            .answer("# ", "echo c > /proc/sysrq-trigger\n")
+            .expect(&["Kernel panic - not syncing: sysrq triggered crash"])
+            .allow("Call Trace:")
+            .allow("BUG:")
+            .allow("Oops:"),
+    ];
+    let toolstack = [Scenario::new("xl-list")
+        .flavour(Flavour::Tools)
+        .limit(240)
+        .script(include_str!("../scripts/xl-list.sh"), &["xl info", "xl list", "xenstore", "xl dmesg"])];
+    let refusals = [
+        refuses("no-module").kernel(Kernel::Absent),
+        refuses("kernel-is-text").kernel(Kernel::Bytes(b"This is not a kernel.\n")),
+        refuses("kernel-is-empty").kernel(Kernel::Bytes(b"\0")),
+        refuses("kernel-cut-in-header").kernel(Kernel::Truncated(600)),
+        refuses("kernel-cut-in-payload").kernel(Kernel::Truncated(3 << 20)),
+        refuses("dom0-mem-exceeds-ram").append("dom0_mem=64G"),
+        refuses("dom0-mem-too-small").append("dom0_mem=8M"),
+        refuses("machine-too-small").memory(96),
+        refuses("cpu-without-svm").cpu_flags(",-svm"),
+        refuses("cpu-without-npt").cpu_flags(",-npt"),
+    ];
+    boots.into_iter().chain(ends).chain(toolstack).chain(refusals).collect()
+}
+
+/// A machine whose dom0 reaches user space, runs a script and powers off.
+fn dom0(name: &'static str) -> Scenario {
+    Scenario::new(name).script("true\n", &[]).expect(&["reboot: Power down"])
+}
+
+/// A machine on which Radon says why it cannot start dom0 and resets the machine, instead of hanging or crashing.
+fn refuses(name: &'static str) -> Scenario {
+    Scenario::new(name).radon_only().expect(&[STOPPED]).end(End::ByItself).limit(60)
+}

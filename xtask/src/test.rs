@@ -1,0 +1,289 @@
+//! `cargo xtask test`: every check of the project, in order of how soon it says something.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::scenario::{Applies, Kernel, Outcome, Scenario};
+use crate::{build, host, packages, run, scenarios};
+
+/// Lines of a failing test's log that are shown.
+const TAIL: usize = 40;
+/// Crates that are tested on the host.
+const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "xtask"];
+/// Crates that are built for the bare machine only.
+const BARE_CRATES: &[&str] = &["radon-hal", "radon"];
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    /// Only checks whose name contains this
+    filter: Option<String>,
+    /// Run the system tests against Debian's Xen (and nothing else): does a scenario say what is true?
+    #[arg(long)]
+    xen: bool,
+    /// Print the names and do nothing
+    #[arg(long)]
+    list: bool,
+}
+
+/// A check.
+enum Check {
+    /// A command that has to succeed.
+    Command(Command),
+    /// The tests of a crate, counted one by one.
+    HostTests(&'static str),
+    /// Test functions inside the hypervisor, counted one by one.
+    Ring0,
+    /// An emulated machine.
+    System(Box<Scenario>),
+}
+
+/// What came of a check.
+#[derive(Default)]
+struct Counts {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+/// Runs the checks that `options` select. Returns whether none failed.
+pub(crate) fn test(options: &Options) -> Result<bool> {
+    let filter = options.filter.as_deref().unwrap_or_default();
+    let mut checks = checks(options.xen);
+    checks.retain(|(name, _)| name.contains(filter));
+    if options.list {
+        checks.iter().for_each(|(name, _)| println!("{name}"));
+        return Ok(true);
+    }
+    let logs = host::output().join("logs");
+    fs::create_dir_all(&logs)?;
+    let mut total = Counts::default();
+    for (name, check) in checks {
+        let spinner = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
+        spinner.set_message(name.clone());
+        spinner.enable_steady_tick(Duration::from_millis(200));
+        let start = Instant::now();
+        let log = logs.join(format!("{}.log", name.replace('/', "-")));
+        let result = perform(check, options.xen, &logs, &log);
+        spinner.finish_and_clear();
+        let seconds = start.elapsed().as_secs_f64();
+        let verdict = result.unwrap_or_else(|error| Verdict::failed(format!("{error:#}"), log));
+        verdict.print(&name, seconds);
+        total.passed += verdict.counts.passed;
+        total.failed += verdict.counts.failed;
+        total.skipped += verdict.counts.skipped;
+    }
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    Ok(total.failed == 0)
+}
+
+fn checks(xen: bool) -> Vec<(String, Check)> {
+    let mut checks = Vec::new();
+    if !xen {
+        checks.push(("fmt".to_owned(), command(host::cargo(), &["fmt", "--all", "--check"], &[], &[])));
+        let deny = ["--", "-D", "warnings"];
+        let clippy = command(host::cargo(), &["clippy", "--quiet", "--all-targets"], HOST_CRATES, &deny);
+        checks.push(("clippy/host".to_owned(), clippy));
+        let clippy = command(build::bare_metal_cargo("clippy"), &["--quiet"], BARE_CRATES, &deny);
+        checks.push(("clippy/bare-metal".to_owned(), clippy));
+        let doc = command(host::cargo(), &["doc", "--quiet", "--no-deps"], HOST_CRATES, &[]);
+        checks.push(("doc/host".to_owned(), doc));
+        let doc = command(build::bare_metal_cargo("doc"), &["--quiet", "--no-deps"], BARE_CRATES, &[]);
+        checks.push(("doc/bare-metal".to_owned(), doc));
+        checks.extend(HOST_CRATES.iter().map(|name| (format!("host/{name}"), Check::HostTests(name))));
+        checks.push(("ring0".to_owned(), Check::Ring0));
+    }
+    let scenarios = scenarios::all().into_iter().filter(|scenario| !xen || scenario.applies == Applies::Both);
+    checks.extend(scenarios.map(|scenario| (format!("system/{}", scenario.name), Check::System(Box::new(scenario)))));
+    checks
+}
+
+fn command(mut command: Command, before: &[&str], packages: &[&str], after: &[&str]) -> Check {
+    command.args(before).args(packages.iter().flat_map(|name| ["--package", name])).args(after);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    Check::Command(command)
+}
+
+/// The result of a check, ready to be shown.
+struct Verdict {
+    counts: Counts,
+    failures: Vec<String>,
+    log: PathBuf,
+}
+
+impl Verdict {
+    fn passed(log: PathBuf) -> Verdict {
+        Verdict { counts: Counts { passed: 1, ..Counts::default() }, failures: Vec::new(), log }
+    }
+
+    fn failed(why: String, log: PathBuf) -> Verdict {
+        Verdict { counts: Counts { failed: 1, ..Counts::default() }, failures: vec![why], log }
+    }
+
+    /// Of a check that is many tests: the counts, and a failure of the whole if no test failed but `success` is false.
+    fn of_many(mut counts: Counts, mut failures: Vec<String>, success: bool, log: PathBuf) -> Verdict {
+        if counts.failed == 0 && !success {
+            counts.failed = 1;
+            failures.push("did not run to its end".to_owned());
+        }
+        Verdict { counts, failures, log }
+    }
+
+    fn print(&self, name: &str, seconds: f64) {
+        let word = if self.counts.failed > 0 { "FAILED" } else { "ok" };
+        let tests = self.counts.passed + self.counts.failed + self.counts.skipped;
+        let many = if tests > 1 { format!("{} of {tests} tests", self.counts.passed) } else { String::new() };
+        println!("{word:<7} {name:<34} {seconds:>7.1} s  {many}");
+        if self.counts.failed == 0 {
+            return;
+        }
+        for failure in &self.failures {
+            println!("        {failure}");
+        }
+        let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        for line in &lines[lines.len().saturating_sub(TAIL)..] {
+            println!("        | {}", line.trim_end());
+        }
+        println!("        the whole log: {}", self.log.display());
+    }
+}
+
+fn perform(check: Check, xen: bool, logs: &Path, log: &Path) -> Result<Verdict> {
+    match check {
+        Check::Command(mut command) => {
+            build::ensure_target()?;
+            let (success, _) = logged(&mut command, log)?;
+            Ok(match success {
+                true => Verdict::passed(log.to_path_buf()),
+                false => Verdict::failed(format!("{} failed", host::shell_line(&command)), log.to_path_buf()),
+            })
+        }
+        Check::HostTests(name) => {
+            let mut command = host::cargo();
+            command.args(["test", "--quiet", "--no-fail-fast", "--package", name]);
+            let (success, text) = logged(&mut command, log)?;
+            let (counts, failures) = libtest_results(&text);
+            Ok(Verdict::of_many(counts, failures, success, log.to_path_buf()))
+        }
+        Check::Ring0 => {
+            let scenario = Scenario::new("ring0")
+                .radon_only()
+                .append("selftest")
+                .kernel(Kernel::Absent)
+                .debug_exit()
+                .expect(&["RING0-TEST"])
+                .allow("RING0-TEST")
+                .limit(120);
+            let outcome = boot(&scenario, xen, logs)?;
+            let (counts, mut failures) = ring0_results(&outcome.lines);
+            let success = outcome.failure.is_none() && counts.passed > 0;
+            failures.extend(outcome.failure);
+            Ok(Verdict::of_many(counts, failures, success, outcome.log))
+        }
+        Check::System(scenario) => {
+            let outcome = boot(&scenario, xen, logs)?;
+            Ok(match outcome.failure {
+                None => Verdict::passed(outcome.log),
+                Some(why) => Verdict::failed(why, outcome.log),
+            })
+        }
+    }
+}
+
+fn boot(scenario: &Scenario, xen: bool, logs: &Path) -> Result<Outcome> {
+    let debian = packages::fetch()?;
+    let hypervisor = run::hypervisor(&debian, xen, false)?;
+    scenario.run(&debian, &hypervisor, xen, logs)
+}
+
+/// Runs a command with its output in `log`. Returns whether it succeeded, and the output.
+fn logged(command: &mut Command, log: &Path) -> Result<(bool, String)> {
+    let file = File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let status = command.status().with_context(|| format!("cannot start {}", host::shell_line(command)))?;
+    Ok((status.success(), String::from_utf8_lossy(&fs::read(log)?).into_owned()))
+}
+
+/// Adds up what the test programs of a crate say of themselves.
+fn libtest_results(text: &str) -> (Counts, Vec<String>) {
+    let mut counts = Counts::default();
+    let mut failures = Vec::new();
+    for line in text.lines() {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            let number = |word: &str| {
+                let words = result.split([';', '.']).map(str::trim);
+                words.filter_map(|part| part.strip_suffix(word)?.trim().parse::<u32>().ok()).sum::<u32>()
+            };
+            counts.passed += number("passed");
+            counts.failed += number("failed");
+            counts.skipped += number("ignored");
+        } else if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            failures.push(name.to_owned());
+        }
+    }
+    (counts, failures)
+}
+
+/// Counts lines of the form `RING0-TEST name ok` and `RING0-TEST name FAILED: why`.
+fn ring0_results(lines: &[String]) -> (Counts, Vec<String>) {
+    let mut counts = Counts::default();
+    let mut failures = Vec::new();
+    for line in lines {
+        let Some((_, result)) = line.split_once("RING0-TEST ") else { continue };
+        if result.trim_end().ends_with(" ok") {
+            counts.passed += 1;
+        } else if result.contains(" FAILED") {
+            counts.failed += 1;
+            failures.push(result.trim_end().to_owned());
+        } else if result.contains(" skipped") {
+            counts.skipped += 1;
+        }
+    }
+    (counts, failures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_several_test_programs_add_up() {
+        let text = "running 3 tests\n\
+            ---- a::b stdout ----\n\
+            test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+            test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.00s\n";
+        let (counts, failures) = libtest_results(text);
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (41, 1, 1));
+        assert_eq!(failures, ["a::b"]);
+    }
+
+    #[test]
+    fn ring0_lines_are_counted() {
+        let lines =
+            ["(XEN) RING0-TEST paging ok", "RING0-TEST heap FAILED: x", "RING0-TEST iommu skipped: none", "x ok"];
+        let (counts, failures) = ring0_results(&lines.map(str::to_owned));
+        assert_eq!((counts.passed, counts.failed, counts.skipped), (1, 1, 1));
+        assert_eq!(failures, ["heap FAILED: x"]);
+    }
+
+    #[test]
+    fn a_crash_without_a_failed_test_is_a_failure() {
+        let verdict = Verdict::of_many(Counts { passed: 3, ..Counts::default() }, Vec::new(), false, PathBuf::new());
+        assert_eq!((verdict.counts.passed, verdict.counts.failed), (3, 1));
+    }
+
+    #[test]
+    fn names_of_checks_are_unique() {
+        let mut names: Vec<String> = checks(false).into_iter().map(|(name, _)| name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
