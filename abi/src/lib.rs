@@ -7,6 +7,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod cpufeatureset;
 pub mod errno;
 pub mod event_channel;
 pub mod features;
