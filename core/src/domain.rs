@@ -15,7 +15,9 @@ use crate::evtchn::EventChannels;
 use crate::grant::GrantTable;
 use crate::p2m::P2m;
 use crate::platform::ArchDomain;
+use crate::sched::DomainSched;
 use crate::sync::{Lock, Rank};
+use crate::time::clock::DomainTime;
 use crate::types::{DomainId, Mfn, VcpuId};
 use crate::vcpu::Vcpu;
 
@@ -52,12 +54,12 @@ pub struct Domain {
     pub hvm_params: Lock<[u64; HVM_PARAMS]>,
     /// Enabled `vm_assist` types, a bit each.
     pub vm_assist: AtomicU64,
-    /// Frames that belong to the domain now.
-    pub pages: AtomicU64,
-    /// Frames it may have at most.
-    pub max_pages: AtomicU64,
     /// Shutdown state: 0 while running, else 1 + the `SHUTDOWN_*` reason.
     shutdown: AtomicU32,
+    /// How it is scheduled.
+    pub sched: Arc<DomainSched>,
+    /// Its wall clock.
+    pub time: DomainTime,
     /// The architecture's part.
     pub arch: Box<dyn ArchDomain>,
 }
@@ -72,8 +74,6 @@ pub struct DomainParts {
     pub p2m: P2m,
     /// Its shared information page, zeroed.
     pub shared_info: Mfn,
-    /// Frames it may have at most.
-    pub max_pages: u64,
     /// The architecture's part.
     pub arch: Box<dyn ArchDomain>,
 }
@@ -92,9 +92,9 @@ impl Domain {
             shared_info: parts.shared_info,
             hvm_params: Lock::new(Rank::Domain, [0; HVM_PARAMS]),
             vm_assist: AtomicU64::new(0),
-            pages: AtomicU64::new(0),
-            max_pages: AtomicU64::new(parts.max_pages),
             shutdown: AtomicU32::new(0),
+            sched: Arc::default(),
+            time: DomainTime::default(),
             arch: parts.arch,
         })
     }
@@ -126,6 +126,11 @@ impl Domain {
     #[must_use]
     pub fn shutdown_reason(&self) -> Option<u32> {
         self.shutdown.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    /// Forgets that the domain has shut down, as it is resumed. Returns whether it had.
+    pub fn clear_shutdown(&self) -> bool {
+        self.shutdown.swap(0, Ordering::AcqRel) != 0
     }
 
     /// Notes that the domain has shut down. Returns whether this was the first time (the first reason stays).

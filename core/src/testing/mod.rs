@@ -1,5 +1,11 @@
 //! A machine made of plain data, for host tests and the simulator: memory is a vector of atomic words, time is a number
-//! that the test advances, kicks are counted.
+//! that the test advances, kicks are counted. [`TestHost`] is a whole hypervisor with domains on it.
+
+mod host;
+mod table;
+
+pub use host::{DOMAIN_FRAMES, IdentityMemory, TestArchDomain, TestArchVcpu, TestHost};
+pub use table::TestTable;
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};

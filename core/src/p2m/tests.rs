@@ -1,0 +1,254 @@
+use super::*;
+use crate::frames::Placement;
+use crate::testing::{DOMAIN_FRAMES, TestHost};
+use crate::types::GuestPhysAddr;
+use alloc::collections::BTreeMap;
+use core::sync::atomic::Ordering;
+use proptest::prelude::*;
+
+fn host() -> (TestHost, DomainId, DomainId) {
+    let mut host = TestHost::new(2048, 1);
+    let (a, b) = (host.add_domain(1), host.add_domain(1));
+    (host, a, b)
+}
+
+#[test]
+fn foreign_mappings_keep_frames() {
+    let (host, a, b) = host();
+    let (hv, p2m, peer) = (&host.hv, &host.domain(a).p2m, &host.domain(b).p2m);
+    let free = hv.frames.free_frames();
+    let page = peer.get_page(hv, Gfn(5), Access::Write).unwrap();
+    let mfn = page.mfn();
+    let mut batch = p2m.unmapped(hv);
+    p2m.add_page(hv, Gfn(1000), page.page, Kind::Foreign, &mut batch).unwrap();
+    drop(batch);
+    host.guest_phys(a).write(GuestPhysAddr(1000 << 12), b"hello").unwrap();
+    let mut seen = [0; 5];
+    host.guest_phys(b).read(GuestPhysAddr(5 << 12), &mut seen).unwrap();
+    assert_eq!(&seen, b"hello");
+
+    // The owner gives it up: the frame stays until the mapping goes.
+    assert_eq!(peer.remove(hv, Gfn(5), Order::PAGE, |_| Ok(()), &mut peer.unmapped(hv)), Ok(Order::PAGE));
+    assert_eq!(hv.frames.free_frames(), free);
+    assert_eq!(hv.frames.owner(mfn), Some(b));
+    assert_eq!(peer.get_page(hv, Gfn(5), Access::Read).err(), Some(PageError::Hole));
+    let flushes = host.machine.flushes.load(Ordering::SeqCst);
+    let mut batch = p2m.unmapped(hv);
+    p2m.remove(hv, Gfn(1000), Order::PAGE, |_| Ok(()), &mut batch).unwrap();
+    assert_eq!(hv.frames.free_frames(), free, "not before the flush");
+    drop(batch);
+    assert_eq!(hv.frames.free_frames(), free + 1);
+    assert_eq!(host.machine.flushes.load(Ordering::SeqCst), flushes + 1);
+}
+
+#[test]
+fn large_mappings_split() {
+    let mut host = TestHost::new(4096, 1);
+    let d = host.add_domain_with(1, 0);
+    let (hv, p2m) = (&host.hv, &host.domain(d).p2m);
+    hv.frames.account(d).set_limit(1024);
+    let mut batch = p2m.unmapped(hv);
+    let block = hv.frames.alloc_domain(hv.platform.memory(), d, Order::LARGE, Placement::default()).unwrap();
+    let mfn = block.start();
+    p2m.add_ram(hv, Gfn(512), block, &mut batch).unwrap();
+    assert_eq!(
+        p2m.query(hv, Gfn(700)),
+        Lookup { entry: Entry { kind: Kind::RamRw, mfn: Mfn(mfn.0 + 188) }, order: Order::LARGE }
+    );
+    assert_eq!(hv.frames.gfn(Mfn(mfn.0 + 188)), Some(Gfn(700)));
+    let again = hv.frames.alloc_domain(hv.platform.memory(), d, Order::LARGE, Placement::default()).unwrap();
+    assert_eq!(p2m.add_ram(hv, Gfn(512), again, &mut batch), Err(Errno::EEXIST));
+    assert_eq!(hv.frames.account(d).pages(), 512);
+    assert_eq!(p2m.remove(hv, Gfn(700), Order::HUGE, |_| Ok(()), &mut batch), Ok(Order::PAGE));
+    assert_eq!(p2m.remove(hv, Gfn(700), Order::HUGE, |_| Ok(()), &mut batch), Err(Errno::ENOENT));
+    drop(batch);
+    assert_eq!(hv.frames.account(d).pages(), 511);
+    assert!(p2m.relinquish(hv, &mut || true));
+    assert_eq!(hv.frames.account(d).pages(), 0);
+    let mut batch = p2m.unmapped(hv);
+    let late = hv.frames.alloc_domain(hv.platform.memory(), d, Order::PAGE, Placement::default()).unwrap();
+    assert_eq!(p2m.add_ram(hv, Gfn(0), late, &mut batch), Err(Errno::EINVAL), "a dying domain gets nothing");
+}
+
+#[test]
+fn relinquish_in_steps() {
+    let (host, _, b) = host();
+    let (hv, p2m) = (&host.hv, &host.domain(b).p2m);
+    let free = hv.frames.free_frames();
+    let mut calls = 0;
+    loop {
+        let mut budget = 10;
+        calls += 1;
+        if p2m.relinquish(hv, &mut || {
+            budget -= 1;
+            budget > 0
+        }) {
+            break;
+        }
+    }
+    assert!(calls > 5);
+    assert_eq!(hv.frames.free_frames(), free + DOMAIN_FRAMES);
+}
+
+#[test]
+fn special_pages_move() {
+    let (host, a, _) = host();
+    let (hv, d) = (&host.hv, host.domain(a));
+    let count = hv.frames.account(a).pages();
+    let mut batch = d.p2m.unmapped(hv);
+    for gfn in [900, 3, 901] {
+        let page = hv.frames.get(d.shared_info, a).unwrap();
+        d.p2m.add_page(hv, Gfn(gfn), page, Kind::Special, &mut batch).unwrap();
+        assert_eq!(d.p2m.query(hv, Gfn(gfn)).entry.mfn, d.shared_info);
+    }
+    assert_eq!(d.p2m.query(hv, Gfn(900)).entry, Entry::HOLE);
+    assert_eq!(d.p2m.query(hv, Gfn(3)).entry, Entry::HOLE);
+    drop(batch);
+    assert_eq!(hv.frames.account(a).pages(), count - 1, "the page that was at 3 is gone");
+}
+
+#[test]
+fn identity_map_parks() {
+    let mut host = TestHost::new(2048, 1);
+    let d = host.add_identity_domain(1, Mfn(512), 1024);
+    let guest = host.add_domain(1);
+    let (hv, p2m) = (&host.hv, &host.domain(d).p2m);
+    let free = hv.frames.free_frames();
+    let mut batch = p2m.unmapped(hv);
+    assert_eq!(p2m.query(hv, Gfn(600)).entry.mfn, Mfn(600));
+
+    // Nothing may hide another's RAM.
+    let page = || host.domain(guest).p2m.get_page(hv, Gfn(1), Access::Write).unwrap().page;
+    let theirs = page().mfn();
+    assert_eq!(p2m.add_page(hv, Gfn(theirs.0), page(), Kind::Foreign, &mut batch), Err(Errno::EBUSY));
+    assert_eq!(p2m.add_page(hv, Gfn(100), page(), Kind::Foreign, &mut batch), Err(Errno::EBUSY), "free RAM");
+    p2m.add_page(hv, Gfn(5000), page(), Kind::Foreign, &mut batch).unwrap();
+
+    // Its own pages give way and are kept.
+    p2m.add_page(hv, Gfn(700), page(), Kind::Foreign, &mut batch).unwrap();
+    batch.flush();
+    assert!(hv.frames.is_parked(Mfn(700), d));
+    assert_eq!((hv.frames.account(d).pages(), hv.frames.free_frames()), (1023, free));
+    p2m.remove(hv, Gfn(700), Order::PAGE, |_| Ok(()), &mut batch).unwrap();
+    batch.flush();
+    let back = hv.frames.unpark(Mfn(700), d).unwrap();
+    assert_eq!(p2m.add_ram(hv, Gfn(701), back, &mut batch), Err(Errno::EBUSY), "only at its own address");
+    // The refused frame was freed, since its claim was passed in.
+    assert_eq!(hv.frames.free_frames(), free + 1);
+    assert_eq!(p2m.move_ram(hv, Gfn(800), Gfn(9000), &mut batch), Err(Errno::EINVAL));
+}
+
+#[test]
+fn direct_mappings() {
+    let (host, a, b) = host();
+    let (hv, p2m) = (&host.hv, &host.domain(a).p2m);
+    let mut batch = p2m.unmapped(hv);
+    assert_eq!(p2m.add_direct(hv, Gfn(100), Mfn(100), 4, Kind::Mmio), Err(Errno::EINVAL), "RAM");
+    assert_eq!(p2m.add_direct(hv, Gfn(10), Mfn(0xfee00), 1, Kind::Mmio), Err(Errno::EEXIST));
+    p2m.add_direct(hv, Gfn(0xfee00), Mfn(0xfee00), 1024, Kind::Mmio).unwrap();
+    assert_eq!(p2m.query(hv, Gfn(0xff000)).order, Order::LARGE);
+    assert_eq!(p2m.get_page(hv, Gfn(0xfee01), Access::Read).err(), Some(PageError::NotMemory));
+    let page = host.domain(b).p2m.get_page(hv, Gfn(1), Access::Write).unwrap().page;
+    assert_eq!(p2m.add_page(hv, Gfn(0xfee01), page, Kind::Foreign, &mut batch), Err(Errno::EPERM));
+    let limit = p2m.limit();
+    let page = host.domain(b).p2m.get_page(hv, Gfn(1), Access::Write).unwrap().page;
+    assert_eq!(p2m.add_page(hv, limit, page, Kind::Foreign, &mut batch), Err(Errno::EINVAL));
+    assert_eq!(p2m.max_gfn(), Gfn(0xfee00 + 1023));
+}
+
+#[test]
+fn read_only_pages() {
+    let (host, a, _) = host();
+    let (hv, p2m) = (&host.hv, &host.domain(a).p2m);
+    p2m.change_ram(hv, Gfn(2), Kind::RamRo, &mut p2m.unmapped(hv)).unwrap();
+    assert_eq!(p2m.get_page(hv, Gfn(2), Access::Write).err(), Some(PageError::ReadOnly));
+    let mem = host.guest_phys(a);
+    assert_eq!(mem.write(GuestPhysAddr(0x1ffe), b"1234"), Err(Errno::EFAULT));
+    assert_eq!(mem.read(GuestPhysAddr(0x1ffe), &mut [0; 4]), Ok(()));
+    assert_eq!(mem.read(GuestPhysAddr(u64::MAX - 1), &mut [0; 4]), Err(Errno::EFAULT));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Populate(u64),
+    Foreign(u64, u64),
+    Remove(u64),
+    PeerRemove(u64),
+    Move(u64, u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let gfn = || 0u64..80;
+    prop_oneof![
+        gfn().prop_map(Step::Populate),
+        (gfn(), 0..DOMAIN_FRAMES).prop_map(|(g, p)| Step::Foreign(g, p)),
+        gfn().prop_map(Step::Remove),
+        (0..DOMAIN_FRAMES).prop_map(Step::PeerRemove),
+        (gfn(), gfn()).prop_map(|(a, b)| Step::Move(a, b)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Against a map of gfns: what is mapped is what the model says, and the number of free frames follows from who
+    /// owns and who maps what.
+    #[test]
+    fn agrees_with_a_map(steps in prop::collection::vec(step(), 1..60)) {
+        let (host, a, b) = host();
+        let (hv, p2m, peer) = (&host.hv, &host.domain(a).p2m, &host.domain(b).p2m);
+        let total = hv.frames.free_frames() + 2 * DOMAIN_FRAMES;
+        let mut model: BTreeMap<u64, (Mfn, bool)> =
+            (0..DOMAIN_FRAMES).map(|g| (g, (p2m.query(hv, Gfn(g)).entry.mfn, true))).collect();
+        let mut theirs: BTreeMap<u64, Mfn> =
+            (0..DOMAIN_FRAMES).map(|g| (g, peer.query(hv, Gfn(g)).entry.mfn)).collect();
+        for step in steps {
+            let mut batch = p2m.unmapped(hv);
+            match step {
+                Step::Populate(g) => {
+                    let memory = hv.platform.memory();
+                    let f = hv.frames.alloc_domain(memory, a, Order::PAGE, Placement::default()).unwrap();
+                    let mfn = f.start();
+                    p2m.add_ram(hv, Gfn(g), f, &mut batch).unwrap();
+                    model.insert(g, (mfn, true));
+                }
+                Step::Foreign(g, p) => {
+                    let got = peer.get_page(hv, Gfn(p), Access::Write);
+                    prop_assert_eq!(got.is_ok(), theirs.contains_key(&p));
+                    if let Ok(page) = got {
+                        model.insert(g, (page.mfn(), false));
+                        p2m.add_page(hv, Gfn(g), page.page, Kind::Foreign, &mut batch).unwrap();
+                    }
+                }
+                Step::Remove(g) => {
+                    let got = p2m.remove(hv, Gfn(g), Order::PAGE, |_| Ok(()), &mut batch);
+                    prop_assert_eq!(got.is_ok(), model.remove(&g).is_some());
+                }
+                Step::PeerRemove(g) => {
+                    let got = peer.remove(hv, Gfn(g), Order::PAGE, |_| Ok(()), &mut batch);
+                    prop_assert_eq!(got.is_ok(), theirs.remove(&g).is_some());
+                }
+                Step::Move(x, y) => {
+                    let own = model.get(&x).is_some_and(|m| m.1);
+                    prop_assert_eq!(p2m.move_ram(hv, Gfn(x), Gfn(y), &mut batch).is_ok(), own);
+                    if own {
+                        let e = model.remove(&x).unwrap();
+                        model.insert(y, e);
+                    }
+                }
+            }
+            drop(batch);
+            let mut live: alloc::collections::BTreeSet<u64> = theirs.values().map(|m| m.0).collect();
+            for g in 0..80 {
+                let want = model.get(&g).map_or(Entry::HOLE, |&(mfn, own)| {
+                    Entry { kind: if own { Kind::RamRw } else { Kind::Foreign }, mfn }
+                });
+                prop_assert_eq!(p2m.query(hv, Gfn(g)).entry, want);
+            }
+            live.extend(model.values().map(|m| m.0.0));
+            prop_assert_eq!(hv.frames.free_frames(), total - live.len() as u64);
+        }
+        prop_assert!(p2m.relinquish(hv, &mut || true) && peer.relinquish(hv, &mut || true));
+        prop_assert_eq!(hv.frames.free_frames(), total);
+        prop_assert_eq!((hv.frames.account(a).pages(), hv.frames.account(b).pages()), (0, 0));
+    }
+}
