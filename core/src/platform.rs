@@ -5,6 +5,7 @@ use core::any::Any;
 
 use crate::types::{CpuId, GuestPhysAddr, GuestVirtAddr, MachineAddr, Mfn, Nanoseconds};
 use radon_abi::errno::Errno;
+use radon_abi::vcpu::HvmContext;
 
 /// Untyped access to machine memory. Guest memory is never a Rust reference: it is copied in and out, or touched with
 /// single atomic operations, since other CPUs and devices may write it at any moment.
@@ -94,6 +95,11 @@ pub trait Platform: Send + Sync {
     /// domain identified by `tag`: CPUs in guest mode have left it once, and every CPU flushes before it enters a
     /// guest of that domain again. Takes no locks, so it may be called with any lock held.
     fn flush_guest_tlb(&self, tag: u64);
+    /// The firmware's names of a CPU (`VCPUOP_get_physid`): APIC identifier in the lower half, ACPI identifier in the
+    /// upper. `None` if that is not known.
+    fn physical_id(&self, _cpu: CpuId) -> Option<u64> {
+        None
+    }
     /// Writes bytes to the machine's console (serial port, screen).
     fn console_write(&self, bytes: &[u8]);
     /// Stops the machine.
@@ -107,6 +113,21 @@ pub trait ArchVcpu: Any + Send + Sync {
     fn raise_upcall(&self);
     /// Makes an NMI pending.
     fn raise_nmi(&self);
+    /// Whether an interrupt or NMI is pending that the vCPU would take now if it ran: it does not block then. Called on
+    /// the CPU that runs the vCPU.
+    fn interrupt_pending(&self) -> bool {
+        false
+    }
+    /// A timer that the architecture layer armed with [`crate::time::VcpuTimer::Arch`] has expired. No lock is held; the
+    /// caller notifies the vCPU afterwards.
+    fn timer_expired(&self, _timer: u8) {}
+    /// Sets the first state of a vCPU that is down (`VCPUOP_initialise`).
+    ///
+    /// # Errors
+    /// `EINVAL` for a state that cannot be; `EOPNOTSUPP` where this is not to be had.
+    fn initialise(&self, _state: &HvmContext) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
     /// For the architecture layer to find its own type again.
     fn as_any(&self) -> &dyn Any;
 }

@@ -26,12 +26,18 @@ pub enum Rank {
     Grant,
     /// A domain's map of guest frames to machine frames.
     P2m,
-    /// A domain's event channels.
+    /// A domain's table of event channels: which ports are open, what they are bound to.
     EventChannel,
+    /// One event channel's state: held while an event is sent through it.
+    Channel,
+    /// A vCPU's FIFO event queues.
+    EventQueue,
     /// A domain's or vCPU's emulated devices.
     Device,
     /// A vCPU's own small state (timers, registered areas).
     Vcpu,
+    /// Which CPUs and vCPUs belong together: a CPU pool, a scheduler's assignments.
+    Pool,
     /// A run queue of the scheduler.
     RunQueue,
     /// A timer queue.

@@ -37,7 +37,7 @@ impl Vcpu {
             id,
             domain_id: domain.id,
             domain: Arc::downgrade(domain),
-            sched: VcpuSched::new(),
+            sched: VcpuSched::new(domain, id),
             events: VcpuEvents::new(domain, id),
             time: VcpuTime::new(),
             arch,

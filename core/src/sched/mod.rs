@@ -1,22 +1,455 @@
-//! Scheduling (under construction).
-use crate::hypervisor::Hypervisor;
-use crate::vcpu::Vcpu;
-use alloc::sync::Arc;
+//! Scheduling: which vCPU runs where, and what keeps it from running.
+//!
+//! Mechanism and policy are apart. [`Scheduler`] is the mechanism: causes of not running (blocked, down, paused), wake-up,
+//! the flag that makes a CPU schedule, what happens around a switch. A [`Policy`] chooses: [`credit2`] or [`null`]. CPUs
+//! and domains belong to pools, each with a policy of its own; there is one pool now, `Pool-0`.
+//!
+//! The CPU loop, on each CPU:
+//!
+//! ```text
+//! loop {
+//!     timers.expire(hv, cpu, now);
+//!     if scheduler.needs_schedule(cpu) {
+//!         next = scheduler.schedule(hv, cpu, now).vcpu;
+//!         if next is not prev {
+//!             save prev; scheduler.context_saved(hv, prev); load next;
+//!         }
+//!     }
+//!     timers.program(platform, cpu);
+//!     run the guest, or halt, until an interrupt or until needs_schedule(cpu)
+//! }
+//! ```
+//!
+//! No wake-up is lost: whoever makes something pending does so before [`Scheduler::notify`], and [`Scheduler::block`]
+//! looks again after it has marked the vCPU blocked. Both sides write, then read what the other wrote, in sequentially
+//! consistent order, so at least one of them sees the other.
+//!
+//! Lock protocol: this module holds no lock over a call of a policy. Policies use [`crate::sync::Rank::Pool`] and
+//! [`crate::sync::Rank::RunQueue`].
 
-/// The scheduler.
-#[derive(Default)]
-pub struct Scheduler {}
-impl Scheduler {
-    /// Wakes or kicks a vCPU.
-    pub fn notify(&self, _hv: &Hypervisor, _vcpu: &Arc<Vcpu>) {}
+mod cpuset;
+mod null;
+pub mod ops;
+mod policy;
+mod shutdown;
+mod unit;
+pub mod vcpu_op;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering, fence};
+
+use radon_abi::errno::Errno;
+
+use crate::domain::Domain;
+use crate::hypervisor::Hypervisor;
+use crate::types::{CpuId, Nanoseconds, VcpuId};
+use crate::vcpu::Vcpu;
+
+pub use cpuset::{CPUS_MAX, CpuSet};
+pub use null::Null;
+pub use policy::{Context, Pick, Policy, PolicyKind};
+pub(crate) use shutdown::watchdog_fired;
+pub use shutdown::{ShutdownReason, resume, shut_down};
+pub use unit::{Affinity, DomainSched, Unit, WEIGHT_DEFAULT};
+
+use policy::CpuFlags;
+
+/// What a CPU is to do.
+pub struct Decision {
+    /// The vCPU to run; `None` to idle.
+    pub vcpu: Option<Arc<Vcpu>>,
+    /// When to schedule again at the latest. [`crate::time::Timers`] knows it, too.
+    pub until: Option<Nanoseconds>,
 }
+
+/// CPUs with a policy of their own.
+struct Pool {
+    cpus: CpuSet,
+    policy: Box<dyn Policy>,
+}
+
+/// The scheduler of a machine.
+pub struct Scheduler {
+    pools: Vec<Pool>,
+    cpus: Vec<CpuFlags>,
+    /// Shortest time (µs) that a vCPU runs before another preempts it.
+    ratelimit: AtomicU32,
+}
+
 /// A vCPU's scheduling state.
-#[derive(Default)]
-pub struct VcpuSched {}
+pub struct VcpuSched {
+    /// What is scheduled.
+    pub unit: Arc<Unit>,
+}
+
 impl VcpuSched {
-    /// Down.
+    /// Of a vCPU that is down.
     #[must_use]
-    pub fn new() -> Self {
-        Self {}
+    pub fn new(domain: &Domain, id: VcpuId) -> Self {
+        VcpuSched { unit: Unit::new(domain.id, id, &domain.sched) }
     }
 }
+
+impl Scheduler {
+    /// A scheduler for the first `cpus` CPUs, all in Pool-0 under this policy.
+    #[must_use]
+    pub fn new(kind: PolicyKind, cpus: u32) -> Scheduler {
+        let all = CpuSet::first(cpus);
+        let policy: Box<dyn Policy> = match kind {
+            PolicyKind::Credit2 | PolicyKind::Null => Box::new(Null::new(all)),
+        };
+        let flags: Vec<CpuFlags> = (0..cpus).map(|_| CpuFlags::default()).collect();
+        for cpu in &flags {
+            cpu.needs_schedule.store(true, Ordering::SeqCst);
+        }
+        Scheduler {
+            pools: alloc::vec![Pool { cpus: all, policy }],
+            cpus: flags,
+            ratelimit: AtomicU32::new(RATELIMIT_DEFAULT),
+        }
+    }
+
+    /// The policy of Pool-0.
+    #[must_use]
+    pub fn kind(&self) -> PolicyKind {
+        self.pools.first().map_or(PolicyKind::Null, |p| p.policy.kind())
+    }
+
+    /// The CPUs of a pool; `None` if there is no such pool.
+    #[must_use]
+    pub fn pool_cpus(&self, pool: u32) -> Option<CpuSet> {
+        self.pools.get(pool as usize).map(|p| p.cpus)
+    }
+
+    fn context<'a>(&'a self, hv: &'a Hypervisor) -> Context<'a> {
+        Context { platform: &*hv.platform, timers: &hv.timers, flags: &self.cpus }
+    }
+
+    fn policy_of(&self, unit: &Unit) -> Option<&dyn Policy> {
+        self.pools.get(unit.domain.pool.load(Ordering::Relaxed) as usize).map(|p| &*p.policy)
+    }
+
+    fn update(&self, hv: &Hypervisor, unit: &Arc<Unit>) {
+        if let Some(policy) = self.policy_of(unit) {
+            policy.update(self.context(hv), unit);
+        }
+    }
+
+    // What the CPU loop calls.
+
+    /// Whether `cpu` has to call [`Scheduler::schedule`] before it enters a guest. One load; for every exit.
+    #[must_use]
+    pub fn needs_schedule(&self, cpu: CpuId) -> bool {
+        self.cpus.get(cpu.index()).is_some_and(|c| c.needs_schedule.load(Ordering::Acquire))
+    }
+
+    /// Makes `cpu` schedule soon.
+    pub fn request(&self, hv: &Hypervisor, cpu: CpuId) {
+        self.context(hv).tickle(cpu);
+    }
+
+    /// Picks what `cpu`, the caller's, runs next. If that is not what ran before, the caller saves what ran before and
+    /// then calls [`Scheduler::context_saved`], at once.
+    pub fn schedule(&self, hv: &Hypervisor, cpu: CpuId, now: Nanoseconds) -> Decision {
+        if let Some(flags) = self.cpus.get(cpu.index()) {
+            // Before looking at anything: a request from now on stands for the next time.
+            flags.needs_schedule.swap(false, Ordering::SeqCst);
+        }
+        let pool = self.pools.iter().find(|p| p.cpus.contains(cpu));
+        let pick = pool.map_or(Pick::IDLE, |p| p.policy.schedule(self.context(hv), cpu, now));
+        hv.timers.set_slice_end(cpu, pick.until);
+        let vcpu = pick.unit.and_then(|u| u.vcpu());
+        if let Some(vcpu) = vcpu.as_ref().filter(|_| pick.switched) {
+            vcpu.move_timers(hv, cpu);
+            vcpu.publish_runstate(hv);
+        }
+        Decision { vcpu, until: pick.until }
+    }
+
+    /// The registers of a vCPU that [`Scheduler::schedule`] took off this CPU are in memory: it may run elsewhere.
+    pub fn context_saved(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+        // The guest's other vCPUs may look at how long this one waits. Before it can run again, so that this does not
+        // overwrite what the next CPU publishes.
+        vcpu.publish_runstate(hv);
+        let unit = &vcpu.sched.unit;
+        match self.policy_of(unit) {
+            Some(policy) => policy.context_saved(self.context(hv), unit),
+            None => unit.saved(),
+        }
+    }
+
+    // vCPUs come and go.
+
+    /// Takes a new vCPU on. It is down.
+    ///
+    /// # Errors
+    /// `EINVAL` if no CPU of its domain's pool is allowed by its affinity.
+    pub fn add_vcpu(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) -> Result<(), Errno> {
+        let unit = &vcpu.sched.unit;
+        unit.attach(vcpu, hv.platform.now());
+        self.policy_of(unit).ok_or(Errno::EINVAL)?.add(self.context(hv), unit)?;
+        unit.domain.join(unit);
+        vcpu.publish_clock(hv);
+        Ok(())
+    }
+
+    /// Forgets a vCPU, with its timers and areas. It must be paused for good.
+    ///
+    /// # Errors
+    /// `EAGAIN` while a CPU still holds its context.
+    pub fn remove_vcpu(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) -> Result<(), Errno> {
+        let unit = &vcpu.sched.unit;
+        if unit.loaded_on().is_some() {
+            return Err(Errno::EAGAIN);
+        }
+        unit.domain.leave(unit);
+        if let Some(policy) = self.policy_of(unit) {
+            policy.remove(self.context(hv), unit);
+        }
+        vcpu.stop_time(hv);
+        Ok(())
+    }
+
+    // Blocking and waking.
+
+    /// Something may be pending for the vCPU: wakes it if it is blocked, makes it leave guest mode if it runs on another
+    /// CPU. Whatever is pending was made visible before the call.
+    pub fn notify(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+        let unit = &vcpu.sched.unit;
+        // What is pending was written before what is read now: see the module's documentation.
+        fence(Ordering::SeqCst);
+        if unit.is_blocked() {
+            self.wake(hv, vcpu);
+        } else if let Some(cpu) = unit.loaded_on()
+            && cpu != hv.platform.this_cpu()
+        {
+            hv.platform.kick(cpu);
+        }
+    }
+
+    /// Ends a vCPU's block or poll, if it is in one.
+    pub fn wake(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+        let unit = &vcpu.sched.unit;
+        if unit.set_blocked(false) {
+            ops::end_poll(hv, vcpu);
+            self.update(hv, unit);
+        }
+    }
+
+    /// The vCPU, which is the one that runs on this CPU, waits until [`Scheduler::notify`], unless `pending` finds
+    /// something to do. Returns whether it blocked; the CPU then schedules before it enters a guest again.
+    pub fn block(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>, pending: impl FnOnce() -> bool) -> bool {
+        let unit = &vcpu.sched.unit;
+        unit.set_blocked(true);
+        fence(Ordering::SeqCst);
+        if pending() {
+            unit.set_blocked(false);
+            return false;
+        }
+        self.request(hv, hv.platform.this_cpu());
+        true
+    }
+
+    /// The vCPU, which is the one that runs on this CPU, gives way to others that wait now.
+    pub fn yield_now(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+        let unit = &vcpu.sched.unit;
+        if let Some(policy) = self.policy_of(unit) {
+            policy.give_way(self.context(hv), unit);
+        }
+        self.request(hv, hv.platform.this_cpu());
+    }
+
+    // Pausing and hotplug.
+
+    /// Brings a vCPU up, which has been given its first registers. Returns whether it was down.
+    pub fn bring_up(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) -> bool {
+        // Those who set registers themselves (domain building, an INIT-SIPI) come here directly.
+        let _ = vcpu.sched.unit.initialise(|| Ok(()));
+        let was_down = vcpu.sched.unit.set_down(false);
+        if was_down {
+            self.update(hv, &vcpu.sched.unit);
+        }
+        was_down
+    }
+
+    /// Brings a vCPU down. It may run on for a moment, unless it is the caller's.
+    pub fn take_down(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+        if !vcpu.sched.unit.set_down(true) {
+            self.update(hv, &vcpu.sched.unit);
+        }
+    }
+
+    /// Pauses a vCPU until [`Scheduler::unpause`]; pauses count. It may run on for a moment, unless it is the caller's.
+    pub fn pause(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+        vcpu.sched.unit.add_pause();
+        self.update(hv, &vcpu.sched.unit);
+    }
+
+    /// Takes one pause of a vCPU back.
+    pub fn unpause(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
+        if vcpu.sched.unit.drop_pause() {
+            self.update(hv, &vcpu.sched.unit);
+        }
+    }
+
+    /// Pauses a vCPU and waits until no CPU holds its context. Must not be called for the caller's own vCPU, nor with a
+    /// lock held. See [`Scheduler::wait_until_off`] for `caller`.
+    ///
+    /// # Errors
+    /// As [`Scheduler::wait_until_off`]; the vCPU is then not paused.
+    pub fn pause_sync(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>, caller: &Vcpu) -> Result<(), Errno> {
+        self.pause(hv, vcpu);
+        self.wait_until_off(vcpu, caller).inspect_err(|_| self.unpause(hv, vcpu))
+    }
+
+    /// Pauses all vCPUs of a domain until [`Scheduler::unpause_domain`]; pauses count.
+    pub fn pause_domain(&self, hv: &Hypervisor, domain: &DomainSched) {
+        domain.add_pause();
+        domain.units().for_each(|u| self.update(hv, &u));
+    }
+
+    /// Takes one pause of a domain back. `false` if it was not paused.
+    pub fn unpause_domain(&self, hv: &Hypervisor, domain: &DomainSched) -> bool {
+        let was_paused = domain.drop_pause();
+        if was_paused {
+            domain.units().for_each(|u| self.update(hv, &u));
+        }
+        was_paused
+    }
+
+    /// Waits until no CPU holds the context of a vCPU that was paused. No lock may be held. `caller` is the vCPU on whose
+    /// behalf this CPU waits: if something wants that one off this CPU, too, two CPUs could wait for each other for
+    /// ever, so waiting is given up. A vCPU does not wait for itself.
+    ///
+    /// # Errors
+    /// `EAGAIN`: given up. The caller backs out and lets its vCPU try again.
+    pub fn wait_until_off(&self, vcpu: &Arc<Vcpu>, caller: &Vcpu) -> Result<(), Errno> {
+        let unit = &vcpu.sched.unit;
+        if core::ptr::eq(Arc::as_ptr(vcpu), caller) {
+            return Ok(());
+        }
+        while unit.loaded_on().is_some() {
+            if !caller.sched.unit.is_runnable() {
+                return Err(Errno::EAGAIN);
+            }
+            if unit.is_runnable() {
+                // Somebody else took the pause back: nothing to wait for.
+                return Err(Errno::EAGAIN);
+            }
+            core::hint::spin_loop();
+        }
+        Ok(())
+    }
+
+    // Parameters.
+
+    /// Says where a vCPU may and should run, as far as given.
+    ///
+    /// # Errors
+    /// `EINVAL` if that leaves no CPU of its pool; nothing has changed.
+    pub fn set_affinity(
+        &self,
+        hv: &Hypervisor,
+        vcpu: &Arc<Vcpu>,
+        hard: Option<CpuSet>,
+        soft: Option<CpuSet>,
+    ) -> Result<(), Errno> {
+        self.change_affinity(hv, vcpu, |a| {
+            a.hard = hard.unwrap_or(a.hard);
+            a.soft = soft.unwrap_or(a.soft);
+        })
+    }
+
+    /// Pins a vCPU to a CPU whatever its affinity, or ends that.
+    ///
+    /// # Errors
+    /// `EINVAL` if the CPU is not of its pool, or there was no pin to end. `EBUSY` if it is pinned so already.
+    pub fn pin_override(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>, cpu: Option<CpuId>) -> Result<(), Errno> {
+        match (vcpu.sched.unit.affinity().pinned, cpu) {
+            (Some(_), Some(_)) => return Err(Errno::EBUSY),
+            (None, None) => return Err(Errno::EINVAL),
+            _ => (),
+        }
+        self.change_affinity(hv, vcpu, |a| a.pinned = cpu)
+    }
+
+    fn change_affinity(
+        &self,
+        hv: &Hypervisor,
+        vcpu: &Arc<Vcpu>,
+        change: impl FnOnce(&mut Affinity),
+    ) -> Result<(), Errno> {
+        let unit = &vcpu.sched.unit;
+        let policy = self.policy_of(unit).ok_or(Errno::EINVAL)?;
+        let cpus = self.pool_cpus(unit.domain.pool.load(Ordering::Relaxed)).ok_or(Errno::EINVAL)?;
+        unit.change_affinity(|a| {
+            let mut new = *a;
+            change(&mut new);
+            if !new.allowed().intersects(&cpus) {
+                return Err(Errno::EINVAL);
+            }
+            *a = new;
+            Ok(())
+        })?;
+        policy.affinity_changed(self.context(hv), unit);
+        Ok(())
+    }
+
+    /// Sets weight and cap of a domain, as far as given.
+    ///
+    /// # Errors
+    /// `EINVAL` for a weight of 0. `EOPNOTSUPP` if its policy knows neither.
+    pub fn set_parameters(
+        &self,
+        hv: &Hypervisor,
+        domain: &DomainSched,
+        weight: Option<u16>,
+        cap: Option<u16>,
+    ) -> Result<(), Errno> {
+        if self.kind() == PolicyKind::Null {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if weight == Some(0) {
+            return Err(Errno::EINVAL);
+        }
+        domain.set(weight, cap);
+        for unit in domain.units() {
+            if let Some(policy) = self.policy_of(&unit) {
+                policy.parameters_changed(self.context(hv), &unit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shortest time (µs) that a vCPU runs before another preempts it; 0 for no limit.
+    #[must_use]
+    pub fn ratelimit_us(&self) -> u32 {
+        self.ratelimit.load(Ordering::Relaxed)
+    }
+
+    /// A new period of a capped domain starts.
+    pub(crate) fn replenish(&self, hv: &Hypervisor, domain: &Arc<DomainSched>, now: Nanoseconds) {
+        if let Some(pool) = self.pools.get(domain.pool.load(Ordering::Relaxed) as usize) {
+            pool.policy.replenish(self.context(hv), domain, now);
+        }
+    }
+
+    /// Writes the state of all run queues, for debug key `r`.
+    ///
+    /// # Errors
+    /// As `out`.
+    pub fn dump(&self, hv: &Hypervisor, out: &mut dyn fmt::Write) -> fmt::Result {
+        writeln!(out, "scheduling at {}", hv.platform.now())?;
+        for (n, pool) in self.pools.iter().enumerate() {
+            writeln!(out, "Pool-{n}: {}, CPUs {}", pool.policy.kind().name(), pool.cpus)?;
+            pool.policy.dump(out)?;
+        }
+        Ok(())
+    }
+}
+
+/// [`Scheduler::ratelimit_us`] when nobody set another (as Xen's `sched_ratelimit_us`).
+pub const RATELIMIT_DEFAULT: u32 = 1000;

@@ -1,0 +1,142 @@
+//! The interface between the scheduler's mechanism ([`super::Scheduler`]) and a policy: which unit runs where, for how
+//! long.
+//!
+//! A policy owns its run queues and their locks. Its obligations:
+//! - A unit is picked by one CPU at a time, and by another only after [`Policy::context_saved`].
+//! - [`Policy::update`] looks at the causes of being runnable under the lock that [`Policy::schedule`] picks under.
+//! - Run states change under that lock: [`super::Unit::start`] when picked, `refresh_runstate` when not running.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use radon_abi::errno::Errno;
+
+use crate::platform::Platform;
+use crate::time::Timers;
+use crate::types::{CpuId, Nanoseconds};
+
+use super::{DomainSched, Unit};
+
+/// Which policy. The numbers are the ABI's `XEN_SCHEDULER_*`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum PolicyKind {
+    /// Fair shares by weight, with caps and load balancing.
+    Credit2 = 6,
+    /// One vCPU per CPU, the rest wait.
+    Null = 9,
+}
+
+impl PolicyKind {
+    /// The policy that `sched=` names. `credit` is served by credit2: it has all that credit has.
+    ///
+    /// # Errors
+    /// The name, if there is no such policy here.
+    pub fn from_name(name: &str) -> Result<PolicyKind, &str> {
+        match name {
+            "credit2" => Ok(PolicyKind::Credit2),
+            "credit" => {
+                log::warn!("sched=credit: using credit2, which takes its place");
+                Ok(PolicyKind::Credit2)
+            }
+            "null" => Ok(PolicyKind::Null),
+            other => Err(other),
+        }
+    }
+
+    /// The name that `sched=` knows it by.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            PolicyKind::Credit2 => "credit2",
+            PolicyKind::Null => "null",
+        }
+    }
+}
+
+/// What a CPU keeps for the scheduler, on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+pub(super) struct CpuFlags {
+    /// The CPU has to call [`super::Scheduler::schedule`] before it enters a guest again.
+    pub(super) needs_schedule: AtomicBool,
+}
+
+/// What a policy reaches of its surroundings.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The machine.
+    pub platform: &'a dyn Platform,
+    /// Timer queues, for budgets.
+    pub timers: &'a Timers,
+    pub(super) flags: &'a [CpuFlags],
+}
+
+impl Context<'_> {
+    /// Makes `cpu` schedule soon.
+    pub fn tickle(&self, cpu: CpuId) {
+        let Some(flags) = self.flags.get(cpu.index()) else { return };
+        // Once set, whoever set it kicked; the CPU clears it before it looks at its queue.
+        if !flags.needs_schedule.swap(true, Ordering::SeqCst) && cpu != self.platform.this_cpu() {
+            self.platform.kick(cpu);
+        }
+    }
+}
+
+/// What a policy chose for a CPU.
+pub struct Pick {
+    /// The unit to run; `None` to idle.
+    pub unit: Option<Arc<Unit>>,
+    /// When to choose again at the latest; `None` if nothing needs that.
+    pub until: Option<Nanoseconds>,
+    /// Whether it is another unit than before.
+    pub switched: bool,
+}
+
+impl Pick {
+    /// Nothing to run.
+    pub const IDLE: Pick = Pick { unit: None, until: None, switched: false };
+}
+
+/// A scheduling policy for the CPUs of one pool.
+pub trait Policy: Send + Sync {
+    /// Which one it is.
+    fn kind(&self) -> PolicyKind;
+
+    /// Takes a unit on and places it. It is not loaded anywhere.
+    ///
+    /// # Errors
+    /// `EINVAL` if no CPU of the pool is allowed by its affinity.
+    fn add(&self, cx: Context<'_>, unit: &Arc<Unit>) -> Result<(), Errno>;
+
+    /// Forgets a unit, which is not loaded anywhere.
+    fn remove(&self, cx: Context<'_>, unit: &Arc<Unit>);
+
+    /// Whether the unit is runnable may have changed: queues it and tickles a CPU, or takes it off.
+    fn update(&self, cx: Context<'_>, unit: &Arc<Unit>);
+
+    /// The unit, which runs, gives way to the others that wait now.
+    fn give_way(&self, cx: Context<'_>, unit: &Arc<Unit>);
+
+    /// The unit's affinity changed (some CPU of the pool is allowed): moves it if it may no longer be where it is.
+    fn affinity_changed(&self, cx: Context<'_>, unit: &Arc<Unit>);
+
+    /// Weight or cap of the domain changed; called for each of its units.
+    fn parameters_changed(&self, cx: Context<'_>, unit: &Arc<Unit>);
+
+    /// Picks what `cpu` (the calling one) runs next, and charges what ran.
+    fn schedule(&self, cx: Context<'_>, cpu: CpuId, now: Nanoseconds) -> Pick;
+
+    /// The context of a unit that [`Policy::schedule`] took off is in memory.
+    fn context_saved(&self, cx: Context<'_>, unit: &Arc<Unit>);
+
+    /// A new period of a capped domain starts at `now`; its units may go on.
+    fn replenish(&self, cx: Context<'_>, domain: &Arc<DomainSched>, now: Nanoseconds);
+
+    /// Writes its state for a person to read.
+    ///
+    /// # Errors
+    /// As `out`.
+    fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+}
