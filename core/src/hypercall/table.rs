@@ -2,8 +2,11 @@
 //! module; the ledger in the book is rendered from these tables.
 
 use radon_abi::errno::Errno;
+use radon_abi::hypercall::{SCHED_OP, SET_TIMER_OP, VCPU_OP};
 
 use super::{Args, Caller, OpResult, Outcome};
+use crate::sched::ops::{SCHED_OPS, sched_op, set_timer_op};
+use crate::sched::vcpu_op::{VCPU_OPS, vcpu_op};
 
 /// How much of an operation is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +44,11 @@ pub struct Hypercall {
 }
 
 /// All hypercalls, by number.
-pub static HYPERCALLS: &[Hypercall] = &[];
+pub static HYPERCALLS: &[Hypercall] = &[
+    Hypercall { number: SET_TIMER_OP, name: "set_timer_op", handler: set_timer_op, operations: &[] },
+    Hypercall { number: VCPU_OP, name: "vcpu_op", handler: vcpu_op, operations: VCPU_OPS },
+    Hypercall { number: SCHED_OP, name: "sched_op", handler: sched_op, operations: SCHED_OPS },
+];
 
 /// Executes hypercall `number`. Unknown ones are refused with `ENOSYS`.
 ///
