@@ -22,5 +22,6 @@ pub mod emulate;
 pub mod irq;
 pub mod machine;
 pub mod msr;
+pub mod npt;
 pub mod pci;
 pub mod virt;

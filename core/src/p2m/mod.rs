@@ -416,11 +416,13 @@ impl P2m {
     fn fill(&self, hv: &Hypervisor, gfn: Gfn, count: u64, entry: Entry) -> Result<(), Errno> {
         let end = gfn.0.saturating_add(count);
         let mut at = gfn.0;
+        let mut smallest = Order::HUGE;
         for _ in 0..SEARCH {
             let found = self.query(hv, Gfn(at));
             if found.entry.kind.present() {
                 return Err(Errno::EEXIST);
             }
+            smallest = smallest.min(found.order);
             at = (at | found.order.mask()).saturating_add(1);
             if at >= end {
                 break;
@@ -430,6 +432,7 @@ impl P2m {
             return Err(Errno::EEXIST);
         }
         let mut done = 0;
+        let mut largest = Order::PAGE;
         while done < count {
             let (g, e) = (gfn.0.wrapping_add(done), entry.offset(done));
             let left = count.wrapping_sub(done);
@@ -441,6 +444,11 @@ impl P2m {
                 return Err(errno);
             }
             done = done.saturating_add(order.frames());
+            largest = largest.max(order);
+        }
+        if smallest < largest {
+            // A large mapping took the place of an empty table, to which a processor may have kept a pointer.
+            hv.platform.flush_guest_tlb(self.tag);
         }
         self.max_gfn.fetch_max(end.saturating_sub(1), Ordering::AcqRel);
         Ok(())
