@@ -4,7 +4,15 @@
 //! small trait. Nothing here locks; the owner of a device decides how it is shared. The one exception is
 //! [`lapic::LapicShared`], which other CPUs write with single atomic operations.
 
+pub mod bus;
+pub mod clock;
 pub mod interrupt;
 pub mod ioapic;
 pub mod lapic;
 pub mod msi;
+pub mod pic;
+pub mod pit;
+pub mod pmtimer;
+
+#[cfg(test)]
+mod test_board;
