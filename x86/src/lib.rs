@@ -6,7 +6,13 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,
-    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::arithmetic_side_effects)
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
 )]
 
 extern crate alloc;
@@ -18,10 +24,15 @@ pub mod boot_info;
 pub mod cpuid;
 pub mod devices;
 pub mod dom0;
+pub mod domain;
 pub mod emulate;
+pub mod hwdom;
 pub mod irq;
 pub mod machine;
 pub mod msr;
 pub mod npt;
 pub mod pci;
+pub mod ports;
+pub mod run;
+pub mod vcpu;
 pub mod virt;

@@ -59,6 +59,8 @@ pub trait Machine: Sync {
     fn new_cpu(&self, tag: u64, nested_root: MachineAddr, direct: &DirectAccess) -> Box<dyn VirtualCpu>;
     /// Writes back and invalidates this CPU's caches.
     fn flush_caches(&self);
+    /// Executes a branch-prediction barrier: writes `value` to PRED_CMD on this CPU. Nothing on CPUs without that MSR.
+    fn prediction_barrier(&self, value: u64);
     /// Takes pending physical interrupts now. No locks may be held.
     fn poll_interrupts(&self);
     /// Halts this CPU until an interrupt arrives, unless `has_work` (asked with interrupts off).

@@ -369,10 +369,12 @@ pub trait VirtualCpu: Send {
     fn tpr(&self) -> u8;
     /// Sets the task priority (CR8).
     fn set_tpr(&mut self, value: u8);
-    /// XMM register `n`.
-    fn xmm(&mut self, n: usize) -> u128;
-    /// Sets XMM register `n`.
-    fn set_xmm(&mut self, n: usize, value: u128);
+    /// Sets the guest's SPEC_CTRL (checked against its policy), in force while the guest runs.
+    fn set_spec_ctrl(&mut self, value: u64);
+    /// YMM register `n` (0..=15), least significant part first; without AVX the upper half is zero.
+    fn vector(&self, n: usize) -> [u64; 4];
+    /// Sets a YMM register; without AVX the upper half is dropped.
+    fn set_vector(&mut self, n: usize, value: [u64; 4]);
     /// This vCPU becomes the one that runs on the calling CPU: its FPU and other lazily kept state is loaded.
     fn load(&mut self);
     /// This vCPU stops being the one that runs on the calling CPU: its state is saved to memory.

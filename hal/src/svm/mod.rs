@@ -20,13 +20,13 @@ pub use vcpu::SvmCpu;
 
 use alloc::boxed::Box;
 use core::arch::asm;
-use core::fmt;
 use core::cell::UnsafeCell;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use spin::once::Once;
 
-use crate::cpu::{self, MAX_CPUS};
 use crate::cpu::registers::{self as cr, cpuid, cr4, rdmsr, rdmsr_safe, wrmsr};
+use crate::cpu::{self, MAX_CPUS};
 use crate::layout::DIRECT_MAP;
 use vmcb::Vmcb;
 
@@ -268,7 +268,8 @@ struct Presence {
 }
 
 static PRESENCE: [Presence; MAX_CPUS] =
-    [const { Presence { inside: AtomicBool::new(false), slot: AtomicU32::new(0), entries: AtomicU64::new(0) } }; MAX_CPUS];
+    [const { Presence { inside: AtomicBool::new(false), slot: AtomicU32::new(0), entries: AtomicU64::new(0) } };
+        MAX_CPUS];
 
 fn slot_of(tag: u64) -> usize {
     (tag % GENERATIONS as u64) as usize
@@ -282,9 +283,8 @@ pub fn flush_domain(tag: u64) {
     fence(Ordering::SeqCst);
     let me = cpu::this_cpu().id().index();
     for (n, presence) in PRESENCE.iter().enumerate().take(cpu::count() as usize) {
-        let concerned = || {
-            presence.inside.load(Ordering::SeqCst) && presence.slot.load(Ordering::SeqCst) as usize == slot
-        };
+        let concerned =
+            || presence.inside.load(Ordering::SeqCst) && presence.slot.load(Ordering::SeqCst) as usize == slot;
         if n == me || !concerned() {
             continue;
         }

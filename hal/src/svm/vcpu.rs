@@ -24,11 +24,17 @@ use super::{
     Asids, EFER_SVME, FLUSH_GENERATION, PRESENCE, PermissionMaps, common, machine_address, slot_of, with_this_cpu,
 };
 use crate::cpu;
-use crate::cpu::registers::{cpuid, rdmsr, wrmsr};
+use crate::cpu::registers::{cpuid, rdmsr, wrmsr, wrmsr_safe};
 
 const MSR_TSC_AUX: u32 = 0xc000_0103;
+const MSR_SPEC_CTRL: u32 = 0x48;
 /// #DB and #AC can recurse without end inside the processor when their own delivery raises them.
 const INTERCEPTED_EXCEPTIONS: u32 = (1 << 1) | (1 << 17);
+/// Places in the XSAVE area (APM volume 2, 11.5.9): XMM registers, header, upper halves of YMM registers.
+const XMM_OFFSET: usize = 160;
+const XSTATE_BV_OFFSET: usize = 512;
+const YMM_UPPER_OFFSET: usize = 576;
+const XCR0_AVX: u64 = 1 << 2;
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
 
 core::arch::global_asm!(include_str!("entry.S"));
@@ -59,21 +65,31 @@ impl FpuArea {
         fpu
     }
 
-    fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: `area` is an allocation of exactly this size, initialised with zeros, borrowed through `&mut self`.
-        unsafe { core::slice::from_raw_parts_mut(self.area.as_ptr(), self.layout.size()) }
+    /// Two words at `offset`; zeros beyond the area's end.
+    fn read_pair(&self, offset: usize) -> [u64; 2] {
+        if offset + 16 > self.layout.size() {
+            return [0; 2];
+        }
+        // SAFETY: within the allocation, which is initialised; the processor writes it only in `save_fpu_if_loaded`.
+        unsafe { self.area.as_ptr().add(offset).cast::<[u64; 2]>().read_unaligned() }
     }
 
-    /// State after RESET, in the format of FXSAVE (and an empty XSAVE header).
-    fn reset(&mut self) {
-        let bytes = self.bytes();
-        bytes.fill(0);
-        bytes[0..2].copy_from_slice(&0x0040u16.to_le_bytes());
-        bytes[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
-        if let Some(header) = bytes.get_mut(512..520) {
-            // x87 and SSE are given above; all others are in their initial state.
-            header.copy_from_slice(&3u64.to_le_bytes());
+    /// Writes two words at `offset`; nothing beyond the area's end.
+    fn write_pair(&mut self, offset: usize, value: [u64; 2]) {
+        if offset + 16 <= self.layout.size() {
+            // SAFETY: within the allocation, which this value owns.
+            unsafe { self.area.as_ptr().add(offset).cast::<[u64; 2]>().write_unaligned(value) };
         }
+    }
+
+    /// State after RESET, in the format of FXSAVE (and an XSAVE header that says x87 and SSE are given, all others are
+    /// in their initial state).
+    fn reset(&mut self) {
+        // SAFETY: exactly the allocation.
+        unsafe { self.area.as_ptr().write_bytes(0, self.layout.size()) };
+        self.write_pair(0, [0x0040, 0]);
+        self.write_pair(24, [0x1f80, 0]);
+        self.write_pair(XSTATE_BV_OFFSET, [3, 0]);
     }
 }
 
@@ -102,6 +118,8 @@ pub struct SvmCpu {
     next_rip: Option<u64>,
     xcr0: u64,
     tsc_aux: u64,
+    /// The guest's SPEC_CTRL; written around the guest only while it is not zero, which is the host's value.
+    spec_ctrl: u64,
     debug: [u64; 4],
     debug_loaded: bool,
     /// An NMI is being handled: IRET is intercepted.
@@ -126,6 +144,7 @@ impl SvmCpu {
             next_rip: None,
             xcr0: 1,
             tsc_aux: 0,
+            spec_ctrl: 0,
             debug: [0; 4],
             debug_loaded: false,
             in_nmi: false,
@@ -366,10 +385,18 @@ impl VirtualCpu for SvmCpu {
         v.rflags = self.regs.rflags;
         v.clean = if common().features.clean_bits { clean::ALL & !self.dirty } else { 0 };
         let guest = machine_address(&*self.vmcb);
+        if self.spec_ctrl != 0 {
+            // SAFETY: the guest's policy offers SPEC_CTRL only where the processor has it, with these bits.
+            let _ = unsafe { wrmsr_safe(MSR_SPEC_CTRL, self.spec_ctrl) };
+        }
         // SAFETY: SVM is on (a vCPU is loaded only on CPUs that enabled it). The VMCB intercepts everything that the
         // guest must not do directly and maps only what its nested page table maps; host state is saved and restored by
         // the processor and entry.S; `regs` is exclusively borrowed.
         unsafe { svm_enter(&raw mut self.regs, guest, host) };
+        if self.spec_ctrl != 0 {
+            // SAFETY: as above; the hypervisor runs with no speculation control of its own.
+            let _ = unsafe { wrmsr_safe(MSR_SPEC_CTRL, 0) };
+        }
         presence.inside.store(false, Ordering::Release);
 
         self.dirty = 0;
@@ -608,22 +635,36 @@ impl VirtualCpu for SvmCpu {
         }
     }
 
-    fn xmm(&mut self, n: usize) -> u128 {
-        self.save_fpu_if_loaded();
-        let at = 160 + 16 * (n & 15);
-        let mut value = [0; 16];
-        value.copy_from_slice(&self.fpu.bytes()[at..at + 16]);
-        u128::from_le_bytes(value)
+    fn set_spec_ctrl(&mut self, value: u64) {
+        self.spec_ctrl = value;
     }
 
-    fn set_xmm(&mut self, n: usize, value: u128) {
+    fn vector(&self, n: usize) -> [u64; 4] {
         self.save_fpu_if_loaded();
-        let at = 160 + 16 * (n & 15);
-        let bytes = self.fpu.bytes();
-        bytes[at..at + 16].copy_from_slice(&value.to_le_bytes());
-        if let Some(present) = bytes.get_mut(512) {
-            *present |= 2;
+        let [low, high] = self.fpu.read_pair(XMM_OFFSET + 16 * (n & 15));
+        if self.xcr0 & XCR0_AVX == 0 || self.fpu.read_pair(XSTATE_BV_OFFSET)[0] & XCR0_AVX == 0 {
+            return [low, high, 0, 0];
         }
+        let [upper_low, upper_high] = self.fpu.read_pair(YMM_UPPER_OFFSET + 16 * (n & 15));
+        [low, high, upper_low, upper_high]
+    }
+
+    fn set_vector(&mut self, n: usize, value: [u64; 4]) {
+        self.save_fpu_if_loaded();
+        let [low, high, upper_low, upper_high] = value;
+        self.fpu.write_pair(XMM_OFFSET + 16 * (n & 15), [low, high]);
+        let [mut present, compaction] = self.fpu.read_pair(XSTATE_BV_OFFSET);
+        present |= 2;
+        if self.xcr0 & XCR0_AVX != 0 {
+            if present & XCR0_AVX == 0 {
+                for other in 0..16 {
+                    self.fpu.write_pair(YMM_UPPER_OFFSET + 16 * other, [0, 0]);
+                }
+            }
+            present |= XCR0_AVX;
+            self.fpu.write_pair(YMM_UPPER_OFFSET + 16 * (n & 15), [upper_low, upper_high]);
+        }
+        self.fpu.write_pair(XSTATE_BV_OFFSET, [present, compaction]);
         if self.loaded {
             self.restore_fpu();
         }
@@ -684,7 +725,8 @@ impl VirtualCpu for SvmCpu {
 }
 
 impl SvmCpu {
-    fn save_fpu_if_loaded(&mut self) {
+    /// Brings the memory image up to date. (By `&self`: the image is reached by raw pointer only, and one owner.)
+    fn save_fpu_if_loaded(&self) {
         if !self.loaded {
             return;
         }

@@ -1,0 +1,186 @@
+//! The machine as `core` and `x86` see it: [`Platform`] and [`Machine`] on bare metal. Only translation; the work is done
+//! in the other modules.
+// Unsafe: port accesses on behalf of the hardware domain.
+#![allow(unsafe_code)]
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use radon_abi::errno::Errno;
+use radon_core::platform::{ClockParameters, PhysMemory, Platform, PowerAction};
+use radon_core::types::{CpuId, MachineAddr, Nanoseconds};
+use radon_x86::cpuid::HostCpuid;
+use radon_x86::machine::{DirectAccess, HostVector, Machine, MsiMessage, PinMode};
+use radon_x86::virt::VirtualCpu;
+
+use crate::cpu::registers::{self, inb, inl, inw, outb, outl, outw};
+use crate::svm::{self, MsrAccess, PermissionMaps, SvmCpu};
+use crate::{apic, console, cpu, idle, interrupts, ioapic, memory, power, rtc, time};
+
+/// MSRs of the guest's own that the processor switches with it: read and written without an exit.
+const SWITCHED_MSRS: [u32; 11] = [
+    0x174,       // SYSENTER_CS
+    0x175,       // SYSENTER_ESP
+    0x176,       // SYSENTER_EIP
+    0xc000_0081, // STAR
+    0xc000_0082, // LSTAR
+    0xc000_0083, // CSTAR
+    0xc000_0084, // SFMASK
+    0xc000_0100, // FS_BASE
+    0xc000_0101, // GS_BASE
+    0xc000_0102, // KERNEL_GS_BASE
+    0xc000_0103, // TSC_AUX
+];
+
+const MSR_PRED_CMD: u32 = 0x49;
+
+/// This machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BareMetal;
+
+impl Platform for BareMetal {
+    fn memory(&self) -> &dyn PhysMemory {
+        memory::memory()
+    }
+
+    fn now(&self) -> Nanoseconds {
+        time::now()
+    }
+
+    fn clock(&self) -> ClockParameters {
+        time::clock()
+    }
+
+    fn wall_clock_at_boot(&self) -> u64 {
+        rtc::boot_time_ns()
+    }
+
+    fn cpu_count(&self) -> u32 {
+        cpu::count()
+    }
+
+    fn this_cpu(&self) -> CpuId {
+        cpu::this_cpu().id()
+    }
+
+    fn kick(&self, cpu: CpuId) {
+        // What runs on this CPU leaves the guest before it could see a kick to itself.
+        if cpu != self.this_cpu() {
+            cpu::send_kick(cpu);
+        }
+    }
+
+    fn arm_timer(&self, deadline: Option<Nanoseconds>) {
+        apic::arm_timer(deadline);
+    }
+
+    fn flush_guest_tlb(&self, tag: u64) {
+        svm::flush_domain(tag);
+    }
+
+    fn console_write(&self, bytes: &[u8]) {
+        console::write(bytes);
+    }
+
+    fn power(&self, action: PowerAction) -> ! {
+        match action {
+            PowerAction::PowerOff => power::power_off(),
+            PowerAction::Reboot => power::reboot(),
+            PowerAction::Halt => power::halt(),
+        }
+    }
+}
+
+impl HostCpuid for BareMetal {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let r = registers::cpuid(leaf, subleaf);
+        [r.eax, r.ebx, r.ecx, r.edx]
+    }
+}
+
+impl Machine for BareMetal {
+    fn port_in(&self, port: u16, size: u8) -> u32 {
+        // SAFETY: on behalf of the hardware domain, which owns all devices that Radon does not use; ports of those do not
+        // come here (`radon_x86::ports`).
+        unsafe {
+            match size {
+                1 => u32::from(inb(port)),
+                2 => u32::from(inw(port)),
+                _ => inl(port),
+            }
+        }
+    }
+
+    fn port_out(&self, port: u16, size: u8, value: u32) {
+        // SAFETY: as above. A device that the hardware domain programs for DMA can reach all memory where there is no
+        // IOMMU: that domain is trusted with its devices (book, soundness chapter).
+        unsafe {
+            match size {
+                1 => outb(port, value as u8),
+                2 => outw(port, value as u16),
+                _ => outl(port, value),
+            }
+        }
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        HostCpuid::cpuid(self, leaf, subleaf)
+    }
+
+    fn read_msr(&self, msr: u32) -> Option<u64> {
+        registers::rdmsr_safe(msr).ok()
+    }
+
+    fn tsc(&self) -> u64 {
+        registers::rdtsc()
+    }
+
+    fn new_cpu(&self, tag: u64, nested_root: MachineAddr, direct: &DirectAccess) -> Box<dyn VirtualCpu> {
+        let mut maps = PermissionMaps::default();
+        for &(first, last) in &direct.ports {
+            maps.allow_ports(first..=last);
+        }
+        for msr in SWITCHED_MSRS {
+            maps.allow_msr(msr, MsrAccess::ReadWrite);
+        }
+        Box::new(SvmCpu::new(tag, nested_root, Arc::new(maps)))
+    }
+
+    fn flush_caches(&self) {
+        // SAFETY: writes caches back; memory is the same after it.
+        unsafe { core::arch::asm!("wbinvd", options(nostack, preserves_flags)) };
+    }
+
+    fn prediction_barrier(&self, value: u64) {
+        // SAFETY: a write-only MSR whose bits only discard predictions; absent, the fault is caught.
+        let _ = unsafe { registers::wrmsr_safe(MSR_PRED_CMD, value) };
+    }
+
+    fn poll_interrupts(&self) {
+        interrupts::poll();
+    }
+
+    fn idle(&self, has_work: &dyn Fn() -> bool) {
+        idle::halt_until_interrupt(has_work);
+    }
+
+    fn route_pin(&self, gsi: u32, mode: PinMode, to: HostVector, masked: bool) -> Result<(), Errno> {
+        let target = cpu::get(to.cpu).ok_or(Errno::ENODEV)?.apic_id();
+        let route = ioapic::Route { vector: to.vector, target, active_low: mode.active_low, level: mode.level, masked };
+        if ioapic::set_route(gsi, route) { Ok(()) } else { Err(Errno::ENODEV) }
+    }
+
+    fn mask_pin(&self, gsi: u32, masked: bool) {
+        ioapic::set_masked(gsi, masked);
+    }
+
+    fn msi_message(&self, to: HostVector) -> MsiMessage {
+        let target = cpu::get(to.cpu).map_or(0, |c| c.apic_id());
+        // Physical destination, fixed delivery, edge (AMD APM volume 2, 16.11; PCI specification's MSI capability).
+        MsiMessage { address: 0xfee0_0000 | u64::from(target & 0xff) << 12, data: u32::from(to.vector) }
+    }
+
+    fn end_of_interrupt(&self) {
+        apic::eoi();
+    }
+}

@@ -1,0 +1,101 @@
+//! Port accesses that left guest mode.
+//!
+//! The hardware domain owns the machine's ports: what is not virtualised is passed through, except the ports of devices
+//! that Radon itself uses. Other domains have no ports but those of their device models.
+
+use alloc::vec::Vec;
+
+use radon_core::domain::Domain;
+
+use crate::domain::X86Domain;
+use crate::machine::Machine;
+
+/// Ports of the hardware domain that never reach the machine: reads give ones, writes are dropped.
+const HIDDEN: [(u16, u16); 4] = [
+    (0x20, 0x21), // 8259, masked for good
+    (0xa0, 0xa1),
+    (0x40, 0x43), // 8254: Radon may use it, dom0's clock is the hypervisor's
+    (0x4d0, 0x4d1),
+];
+
+/// PCI configuration access by port.
+const PCI_CONFIG: core::ops::RangeInclusive<u16> = 0xcf8..=0xcff;
+
+/// The ports of a machine as a domain reaches them.
+#[derive(Clone, Copy)]
+pub struct Ports<'a> {
+    machine: &'a dyn Machine,
+}
+
+impl<'a> Ports<'a> {
+    /// The ports of `machine`.
+    #[must_use]
+    pub fn new(machine: &'a dyn Machine) -> Ports<'a> {
+        Ports { machine }
+    }
+
+    /// Reads a port of 1, 2 or 4 bytes.
+    #[must_use]
+    pub fn read(&self, domain: &Domain, x86: &X86Domain, port: u16, size: u8) -> u32 {
+        if !domain.is_hardware() || is_hidden(x86, port) {
+            return u32::MAX;
+        }
+        match &x86.hardware {
+            Some(hardware) if PCI_CONFIG.contains(&port) => hardware.pci_port_read(port, size),
+            _ => self.machine.port_in(port, size),
+        }
+    }
+
+    /// Writes a port of 1, 2 or 4 bytes.
+    pub fn write(&self, domain: &Domain, x86: &X86Domain, port: u16, size: u8, value: u32) {
+        if !domain.is_hardware() || is_hidden(x86, port) {
+            return;
+        }
+        match &x86.hardware {
+            Some(hardware) if PCI_CONFIG.contains(&port) => hardware.pci_port_write(port, size, value),
+            _ => self.machine.port_out(port, size, value),
+        }
+    }
+}
+
+fn is_hidden(x86: &X86Domain, port: u16) -> bool {
+    let within = |&(first, last): &(u16, u16)| (first..=last).contains(&port);
+    HIDDEN.iter().any(within) || x86.hardware.as_ref().is_some_and(|h| h.hidden_ports().iter().any(within))
+}
+
+/// The ranges of ports that the hardware domain touches without an exit: all but the hidden ones, `own` (those of
+/// devices that Radon uses) and PCI configuration.
+#[must_use]
+pub fn direct_ranges(own: &[(u16, u16)]) -> Vec<(u16, u16)> {
+    let mut trapped: Vec<(u16, u16)> = HIDDEN.iter().chain(own).copied().collect();
+    trapped.push((*PCI_CONFIG.start(), *PCI_CONFIG.end()));
+    trapped.sort_unstable();
+    let mut direct = Vec::new();
+    let mut next = 0_u32;
+    for (first, last) in trapped {
+        if u32::from(first) > next {
+            direct.push((next as u16, first.saturating_sub(1)));
+        }
+        next = next.max(u32::from(last).saturating_add(1));
+    }
+    if next <= 0xffff {
+        direct.push((next as u16, 0xffff));
+    }
+    direct
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn direct_ports_and_trapped_ports_cover_all_and_do_not_overlap() {
+        let own = [(0x3f8, 0x3ff), (0xcf8, 0xcf8)];
+        let direct = direct_ranges(&own);
+        for port in 0..=0xffff_u16 {
+            let within = |&(a, b): &(u16, u16)| (a..=b).contains(&port);
+            let trapped = HIDDEN.iter().any(within) || own.iter().any(within) || PCI_CONFIG.contains(&port);
+            assert_eq!(direct.iter().filter(|r| within(r)).count(), usize::from(!trapped), "port {port:#x}");
+        }
+    }
+}

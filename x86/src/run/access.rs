@@ -1,0 +1,140 @@
+//! What exits need of the vCPU's surroundings: instruction fetch and execution, CPUID and MSR policy, ports, and device
+//! memory that is mapped when it is first touched.
+
+use radon_core::p2m::{GuestPhys, Kind};
+use radon_core::types::{GuestPhysAddr, Mfn};
+
+use super::Cx;
+use super::cpu_state::EmulatedCpu;
+use super::guest::paging_of;
+use super::memory::{Effects, EmulatedMemory};
+use crate::cpuid::{Dynamic, Registers, TimeInfo};
+use crate::devices::lapic::ApicMode;
+use crate::emulate::{self, Fault, Op};
+use crate::ports::Ports;
+use crate::virt::{NestedFault, rflags};
+
+impl Cx<'_> {
+    // ---- instructions ----
+
+    /// Calls `f` with the vCPU as the emulator sees it, then carries out what device accesses asked for.
+    fn with_emulator<R>(&mut self, f: impl FnOnce(&mut EmulatedCpu<'_>, &mut EmulatedMemory<'_>, &[u8]) -> R) -> R {
+        let now = self.now();
+        let hv = self.hv();
+        let state = &mut *self.state;
+        let user = state.cpu.cpl() == 3;
+        let smap_exempt = state.cpu.regs().rflags & (1 << 18) != 0;
+        let paging = paging_of(&*state.cpu);
+        let mut supplied = [0_u8; 15];
+        let given = state.cpu.instruction_bytes();
+        let length = given.len().min(supplied.len());
+        for (to, from) in supplied.iter_mut().zip(given) {
+            *to = *from;
+        }
+        let tpr = state.lapic.tpr();
+        let mut memory = EmulatedMemory {
+            domain: self.domain,
+            x86: self.x86,
+            phys: GuestPhys::new(hv, &self.domain.p2m),
+            paging,
+            user,
+            smap_exempt,
+            lapic: &mut state.lapic,
+            ports: Ports::new(self.sys.machine),
+            now,
+            effects: Effects::default(),
+        };
+        let mut cpu = EmulatedCpu { cpu: &mut *state.cpu, tpr };
+        let result = f(&mut cpu, &mut memory, supplied.get(..length).unwrap_or(&[]));
+        let (new_tpr, effects) = (cpu.tpr, memory.effects);
+        if new_tpr != tpr {
+            state.lapic.set_tpr(new_tpr);
+            state.cpu.set_tpr(new_tpr >> 4);
+        }
+        for effect in effects.lapic {
+            self.lapic_effect(effect);
+        }
+        self.deliver_all(&effects.messages);
+        result
+    }
+
+    /// The length of the intercepted instruction, for processors that do not tell.
+    pub(super) fn instruction_length(&mut self, ops: &[Op]) -> Result<u8, Fault> {
+        self.with_emulator(|cpu, memory, bytes| emulate::intercepted_length(cpu, memory, bytes, ops))
+    }
+
+    /// Executes the current instruction in software.
+    pub(super) fn execute_instruction(&mut self) -> emulate::Outcome {
+        self.with_emulator(|_, _, _| emulate::Outcome::Unhandleable("it needs an instruction emulated"))
+    }
+
+    /// Moves past an instruction of this length.
+    pub(super) fn step(&mut self, length: u8) {
+        let tpr = self.state.lapic.tpr();
+        let regs = self.state.cpu.regs();
+        // The common case without the emulator's view: 64-bit code or no wrap, and no single step.
+        if regs.rflags & rflags::TF == 0 && regs.rip > 0xffff {
+            let next = regs.rip.wrapping_add(u64::from(length));
+            let regs = self.state.cpu.regs_mut();
+            regs.rip = next;
+            regs.rflags &= !rflags::RF;
+            self.state.cpu.clear_interrupt_shadow();
+            return;
+        }
+        emulate::retire(&mut EmulatedCpu { cpu: &mut *self.state.cpu, tpr }, length);
+    }
+
+    // ---- CPUID and MSRs ----
+
+    fn dynamic(&self) -> Dynamic {
+        let clock = self.hv().platform.clock();
+        Dynamic {
+            vcpu: self.vcpu.id.0,
+            cr4: self.state.cpu.cr4(),
+            xcr0: self.state.cpu.xcr0(),
+            apic_enabled: self.state.lapic.mode() != ApicMode::Disabled,
+            time: TimeInfo {
+                emulated: false,
+                reliable: true,
+                mode: 0,
+                guest_khz: clock.khz,
+                incarnation: 0,
+                offset: self.state.cpu.tsc_offset(),
+                mul: clock.mul,
+                shift: clock.shift,
+                host_khz: clock.khz,
+            },
+        }
+    }
+
+    pub(super) fn cpuid_query(&self, leaf: u32, subleaf: u32) -> Registers {
+        self.x86.cpuid.query(leaf, subleaf, &self.dynamic())
+    }
+
+    pub(super) fn supported_xcr0(&self) -> u64 {
+        self.x86.cpuid.xcr0_mask()
+    }
+
+    // ---- ports and device memory ----
+
+    pub(super) fn port_read(&self, port: u16, size: u8) -> u32 {
+        Ports::new(self.sys.machine).read(self.domain, self.x86, port, size)
+    }
+
+    pub(super) fn port_write(&self, port: u16, size: u8, value: u32) {
+        Ports::new(self.sys.machine).write(self.domain, self.x86, port, size, value);
+    }
+
+    /// The hardware domain sees device memory where it is: maps a page of it at its first touch. `false` if the address
+    /// is not device memory, or is a device that Radon emulates.
+    pub(super) fn map_on_demand(&mut self, fault: &NestedFault) -> bool {
+        let Some(hardware) = &self.x86.hardware else { return false };
+        let gfn = GuestPhysAddr(fault.gpa).gfn();
+        if fault.present || hardware.is_emulated(GuestPhysAddr(fault.gpa)) {
+            return false;
+        }
+        // Refused for RAM, and if another CPU was faster (then the page is there now).
+        let mapped = self.domain.p2m.add_direct(self.hv(), gfn, Mfn(gfn.0), 1, Kind::Mmio);
+        matches!(mapped, Ok(()) | Err(radon_abi::errno::Errno::EEXIST))
+    }
+}

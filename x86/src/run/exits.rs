@@ -1,0 +1,334 @@
+//! What each exit means. One method per kind; each leaves the guest at the next instruction, or with an exception set
+//! up, or where it was to try again.
+
+use radon_core::hypercall::{Args, Caller, Outcome, dispatch};
+use radon_core::time::VcpuTimer;
+
+use super::Cx;
+use super::guest::GuestMemory;
+use crate::devices::lapic::{Effect, GuestTsc};
+use crate::domain::{deliver, deliver_ipi};
+use crate::emulate::{self, Op};
+use crate::virt::{Event, Exit, NestedFault, PortAccess, SegmentName, efer, gpr, rflags};
+
+/// The vCPU timer that the local APIC uses.
+const LAPIC_TIMER: VcpuTimer = VcpuTimer::Arch(0);
+
+impl Cx<'_> {
+    /// Handles an exit.
+    pub(super) fn handle(&mut self, exit: Exit) {
+        match exit {
+            Exit::Interrupt => self.physical_interrupt(),
+            Exit::InterruptWindow | Exit::DebugRegister => {}
+            Exit::Hypercall => self.hypercall(),
+            Exit::Cpuid => self.cpuid(),
+            Exit::Rdmsr => self.rdmsr(),
+            Exit::Wrmsr => self.wrmsr(),
+            Exit::Halt => self.halt(),
+            Exit::Pause => {
+                if self.retire(Op::Pause) {
+                    self.hv().scheduler.yield_now(self.hv(), self.vcpu);
+                }
+            }
+            Exit::Port(access) => self.port(&access),
+            Exit::NestedFault(fault) => self.nested_fault(&fault),
+            Exit::CacheFlush => {
+                if self.domain.is_hardware() {
+                    self.sys.machine.flush_caches();
+                }
+                self.retire_any(&[Op::Invd, Op::Wbinvd]);
+            }
+            Exit::Xsetbv => self.xsetbv(),
+            Exit::Rdtsc { with_aux } => self.rdtsc(with_aux),
+            Exit::Exception(event) => self.inject(event),
+            Exit::Undefined => self.inject(Event::UD),
+            Exit::Protected => self.inject(Event::GP),
+            Exit::Shutdown => self.crash("it caused a triple fault"),
+            Exit::Failed(code) => {
+                log::error!(
+                    "{}{}: the processor left the guest with the unknown code {code:#x}",
+                    self.domain.id,
+                    self.vcpu.id
+                );
+                self.crash("its processor state could not be entered");
+            }
+        }
+    }
+
+    /// Delivers an exception. One that is raised while another event is being delivered becomes a double fault.
+    fn inject(&mut self, event: Event) {
+        if self.state.cpu.delivery_pending() {
+            self.state.cpu.inject(Event::Exception { vector: 8, error_code: Some(0) });
+        } else {
+            self.state.cpu.inject(event);
+        }
+    }
+
+    pub(super) fn inject_exception(&mut self, e: emulate::Exception) {
+        if let Some(address) = e.cr2 {
+            self.state.cpu.set_cr2(address);
+        }
+        self.inject(Event::Exception { vector: e.vector, error_code: e.error_code });
+    }
+
+    /// The domain cannot go on: says why on the console and shuts it down as crashed.
+    pub(super) fn crash(&mut self, why: &str) {
+        let r = *self.state.cpu.regs();
+        let c = self.state.cpu.control();
+        let cs = self.state.cpu.segment(SegmentName::Cs);
+        log::error!("{}{} crashed: {why}", self.domain.id, self.vcpu.id);
+        log::error!(
+            "  RIP {:04x}:{:016x} RFLAGS {:x} CR0 {:x} CR2 {:x} CR3 {:x} CR4 {:x} EFER {:x}",
+            cs.selector,
+            r.rip,
+            r.rflags,
+            c.cr0,
+            c.cr2,
+            c.cr3,
+            c.cr4,
+            c.efer
+        );
+        for (n, four) in r.gpr.chunks(4).enumerate() {
+            log::error!("  r{:<2}.. {four:016x?}", n.wrapping_mul(4));
+        }
+        radon_core::sched::shut_down(self.hv(), self.domain, radon_core::sched::ShutdownReason::Crash);
+    }
+
+    /// Moves past the intercepted instruction, which is `op`. `false` if the guest has to run again instead (a fault was
+    /// set up, or another CPU changed the code).
+    pub(super) fn retire(&mut self, op: Op) -> bool {
+        self.retire_any(&[op])
+    }
+
+    /// As [`Cx::retire`] for an instruction that is one of several.
+    pub(super) fn retire_any(&mut self, ops: &[Op]) -> bool {
+        if let Some(next) = self.state.cpu.next_rip() {
+            let length = next.wrapping_sub(self.state.cpu.regs().rip) as u8;
+            self.step(length);
+            return true;
+        }
+        match self.instruction_length(ops) {
+            Ok(length) => {
+                self.step(length);
+                true
+            }
+            Err(emulate::Fault::Exception(e)) => {
+                self.inject_exception(e);
+                false
+            }
+            Err(emulate::Fault::Retry) => false,
+            Err(emulate::Fault::Unhandleable(why)) => {
+                self.crash(why);
+                false
+            }
+        }
+    }
+
+    // ---- interrupts and scheduling ----
+
+    /// A physical interrupt ended guest mode: its handlers run now, and timers that are due fire.
+    fn physical_interrupt(&mut self) {
+        self.sys.machine.poll_interrupts();
+        let hv = self.hv();
+        hv.timers.expire(hv, self.cpu, hv.platform.now());
+        hv.timers.program(&*hv.platform, self.cpu);
+    }
+
+    fn halt(&mut self) {
+        if !self.retire(Op::Hlt) {
+            return;
+        }
+        let hv = self.hv();
+        let vcpu = self.vcpu;
+        hv.scheduler.block(hv, vcpu, || self.has_wakeup());
+    }
+
+    // ---- hypercalls ----
+
+    fn hypercall(&mut self) {
+        let control = self.state.cpu.control();
+        let long = control.efer & efer::LMA != 0 && self.state.cpu.segment(SegmentName::Cs).is_long();
+        if self.state.cpu.cpl() != 0 {
+            // User mode makes no hypercalls.
+            if self.retire_any(&[Op::Vmmcall, Op::Vmcall]) {
+                self.state.cpu.regs_mut().set(gpr::RAX, radon_abi::errno::Errno::EPERM.to_return() as u64);
+            }
+            return;
+        }
+        let regs = *self.state.cpu.regs();
+        let number = regs.get(gpr::RAX) as u32;
+        let names = if long {
+            [gpr::RDI, gpr::RSI, gpr::RDX, gpr::R10, gpr::R8, gpr::R9]
+        } else {
+            [gpr::RBX, gpr::RCX, gpr::RDX, gpr::RSI, gpr::RDI, gpr::RBP]
+        };
+        let width = if long { u64::MAX } else { u64::from(u32::MAX) };
+        let args = Args(names.map(|n| regs.get(n) & width));
+        let result = {
+            let memory = GuestMemory::new(self.hv(), self.domain, &*self.state.cpu);
+            let caller = Caller::new(self.hv(), self.domain, self.vcpu, &memory);
+            dispatch(&caller, number, args)
+        };
+        let value = match result {
+            Ok(Outcome::Done(value)) => value,
+            Ok(Outcome::Reschedule) => {
+                self.hv().scheduler.request(self.hv(), self.cpu);
+                0
+            }
+            Ok(Outcome::Continue(args)) => {
+                // Executed again, from the same instruction, once pending work was looked at.
+                let regs = self.state.cpu.regs_mut();
+                for (name, value) in names.into_iter().zip(args.0) {
+                    regs.set(name, value & width);
+                }
+                return;
+            }
+            Err(errno) => errno.to_return() as u64,
+        };
+        if self.retire_any(&[Op::Vmmcall, Op::Vmcall]) {
+            self.state.cpu.regs_mut().set(gpr::RAX, value & width);
+        }
+    }
+
+    // ---- CPUID, MSRs, XCR0, TSC ----
+
+    fn cpuid(&mut self) {
+        if !self.retire(Op::Cpuid) {
+            return;
+        }
+        let regs = self.state.cpu.regs();
+        let (leaf, subleaf) = (regs.get(gpr::RAX) as u32, regs.get(gpr::RCX) as u32);
+        let [a, b, c, d] = self.cpuid_query(leaf, subleaf);
+        let regs = self.state.cpu.regs_mut();
+        regs.set(gpr::RAX, u64::from(a));
+        regs.set(gpr::RBX, u64::from(b));
+        regs.set(gpr::RCX, u64::from(c));
+        regs.set(gpr::RDX, u64::from(d));
+    }
+
+    fn xsetbv(&mut self) {
+        let regs = *self.state.cpu.regs();
+        let value = regs.edx_eax();
+        let valid = self.state.cpu.cpl() == 0
+            && regs.get(gpr::RCX) as u32 == 0
+            && value & 1 != 0
+            && value & 0b110 != 0b100
+            && value & !self.supported_xcr0() == 0;
+        if !valid {
+            self.inject(Event::GP);
+        } else if self.retire(Op::Xsetbv) {
+            self.state.cpu.set_xcr0(value);
+        }
+    }
+
+    fn rdtsc(&mut self, with_aux: bool) {
+        let value = self.guest_tsc();
+        if !self.retire_any(&[Op::Rdtsc, Op::Rdtscp]) {
+            return;
+        }
+        let aux = self.state.cpu.switched_msr(crate::virt::SwitchedMsr::TscAux);
+        let regs = self.state.cpu.regs_mut();
+        regs.set_edx_eax(value);
+        if with_aux {
+            regs.set(gpr::RCX, aux);
+        }
+    }
+
+    /// The TSC as the guest reads it.
+    pub(super) fn guest_tsc(&self) -> u64 {
+        self.sys.machine.tsc().wrapping_add(self.state.cpu.tsc_offset())
+    }
+
+    // ---- local APIC ----
+
+    /// Carries out what a register write of the local APIC asks for.
+    pub(super) fn lapic_effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::LevelEoi(vector) => {
+                if let Some(hardware) = &self.x86.hardware {
+                    hardware.end_of_interrupt(self.hv(), self.domain, vector);
+                }
+            }
+            Effect::Send(ipi) => deliver_ipi(self.hv(), self.domain, self.vcpu.id.index(), &ipi),
+            Effect::Timer | Effect::Mode => self.arm_lapic_timer(),
+        }
+        let tpr = self.state.lapic.tpr() >> 4;
+        self.state.cpu.set_tpr(tpr);
+    }
+
+    /// Sets the vCPU's timer to the next time at which the local APIC wants to be looked at.
+    pub(super) fn arm_lapic_timer(&mut self) {
+        match self.state.lapic.next_deadline() {
+            Some(at) => self.vcpu.arm_timer(self.hv(), LAPIC_TIMER, at),
+            None => self.vcpu.cancel_timer(self.hv(), LAPIC_TIMER),
+        }
+    }
+
+    /// The relation of system time and the guest's TSC, for the TSC-deadline timer.
+    pub(super) fn tsc_relation(&self) -> GuestTsc {
+        GuestTsc { value: self.guest_tsc(), now: self.now(), clock: self.hv().platform.clock() }
+    }
+
+    // ---- ports and memory-mapped registers ----
+
+    fn port(&mut self, access: &PortAccess) {
+        if access.string {
+            self.emulate();
+            return;
+        }
+        let ops = if access.write { Op::Out } else { Op::In };
+        let value = self.state.cpu.regs().get(gpr::RAX);
+        if !self.retire(ops) {
+            return;
+        }
+        if access.write {
+            let mask =
+                if access.size == 4 { u64::from(u32::MAX) } else { (1 << (access.size.wrapping_mul(8) & 31)) - 1 };
+            self.port_write(access.port, access.size, (value & mask) as u32);
+        } else {
+            let read = u64::from(self.port_read(access.port, access.size));
+            let new = match access.size {
+                1 => (value & !0xff) | (read & 0xff),
+                2 => (value & !0xffff) | (read & 0xffff),
+                _ => read,
+            };
+            self.state.cpu.regs_mut().set(gpr::RAX, new);
+        }
+    }
+
+    fn nested_fault(&mut self, fault: &NestedFault) {
+        if self.map_on_demand(fault) {
+            return;
+        }
+        self.emulate();
+    }
+
+    /// Executes the current instruction in software.
+    pub(super) fn emulate(&mut self) {
+        match self.execute_instruction() {
+            emulate::Outcome::Done | emulate::Outcome::Retry => {}
+            emulate::Outcome::Fault(e) => self.inject_exception(e),
+            emulate::Outcome::Unhandleable(why) => self.crash(why),
+        }
+    }
+
+    /// Delivers messages that a device write caused.
+    pub(super) fn deliver_all(&self, messages: &[crate::devices::interrupt::Message]) {
+        for message in messages {
+            deliver(self.hv(), self.domain, message);
+        }
+    }
+}
+
+/// What the start-up of a processor sets.
+impl crate::vcpu::VcpuState {
+    /// Real mode at the start of page `page` (a SIPI's vector).
+    pub(super) fn start_at_page(&mut self, page: u8) {
+        let selector = u16::from(page) << 8;
+        let cs = crate::virt::Segment { selector, attributes: 0x9b, limit: 0xffff, base: u64::from(page) << 12 };
+        self.cpu.set_segment(SegmentName::Cs, &cs);
+        self.cpu.regs_mut().rip = 0;
+        self.cpu.regs_mut().rflags = rflags::FIXED;
+    }
+}

@@ -1,0 +1,89 @@
+//! The x86 part of a vCPU.
+//!
+//! Two halves, like its local APIC: what any CPU may touch at any time ([`X86Vcpu`]'s atomics and the shared half of the
+//! APIC) and what belongs to the CPU that runs it ([`VcpuState`], under a lock of rank `VcpuState` that is held from
+//! schedule-in to schedule-out). Control operations take the state lock of a vCPU that they have paused.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::any::Any;
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use radon_core::platform::ArchVcpu;
+use radon_core::sync::{Lock, Rank};
+use radon_core::vcpu::Vcpu;
+
+use crate::devices::interrupt::Trigger;
+use crate::devices::lapic::{Lapic, LapicShared};
+use crate::msr::MsrState;
+use crate::virt::VirtualCpu;
+
+/// What the CPU that runs a vCPU owns.
+pub struct VcpuState {
+    /// Registers and hardware state.
+    pub cpu: Box<dyn VirtualCpu>,
+    /// The owner's half of the local APIC.
+    pub lapic: Lapic,
+    /// MSRs that Radon keeps.
+    pub msrs: MsrState,
+    /// Reset by INIT and waiting for a start-up message.
+    pub wait_for_sipi: bool,
+}
+
+/// The x86 part of a vCPU.
+pub struct X86Vcpu {
+    /// The half of the local APIC that other CPUs use.
+    pub lapic: Arc<LapicShared>,
+    /// Vector that event upcalls raise in the local APIC; 0 if upcalls use the domain's callback.
+    pub upcall_vector: AtomicU8,
+    /// An NMI waits to be delivered.
+    pub nmi_pending: AtomicBool,
+    /// The local APIC's timer is due.
+    pub timer_due: AtomicBool,
+    /// The rest.
+    pub state: Lock<VcpuState>,
+}
+
+impl X86Vcpu {
+    /// A vCPU of the given parts. `wait_for_sipi` for all but the one that boots.
+    #[must_use]
+    pub fn new(cpu: Box<dyn VirtualCpu>, lapic: Lapic, msrs: MsrState, wait_for_sipi: bool) -> X86Vcpu {
+        X86Vcpu {
+            lapic: lapic.shared().clone(),
+            upcall_vector: AtomicU8::new(0),
+            nmi_pending: AtomicBool::new(false),
+            timer_due: AtomicBool::new(false),
+            state: Lock::new(Rank::VcpuState, VcpuState { cpu, lapic, msrs, wait_for_sipi }),
+        }
+    }
+
+    /// The x86 part of a vCPU. `None` for a vCPU that some other architecture made, which does not happen.
+    #[must_use]
+    pub fn of(vcpu: &Vcpu) -> Option<&X86Vcpu> {
+        vcpu.arch.as_any().downcast_ref()
+    }
+}
+
+impl ArchVcpu for X86Vcpu {
+    fn raise_upcall(&self) {
+        match self.upcall_vector.load(Ordering::Relaxed) {
+            // The domain's callback looks at the pending flag itself at each entry.
+            0 => {}
+            vector => {
+                self.lapic.post(vector, Trigger::Edge);
+            }
+        }
+    }
+
+    fn raise_nmi(&self) {
+        self.nmi_pending.store(true, Ordering::Release);
+    }
+
+    fn timer_expired(&self, _timer: u8) {
+        self.timer_due.store(true, Ordering::Release);
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
