@@ -6,6 +6,7 @@
 
 pub mod bus;
 pub mod clock;
+pub mod hpet;
 pub mod interrupt;
 pub mod ioapic;
 pub mod lapic;
@@ -13,6 +14,7 @@ pub mod msi;
 pub mod pic;
 pub mod pit;
 pub mod pmtimer;
+pub mod rtc;
 
 #[cfg(test)]
 mod test_board;
