@@ -1,6 +1,7 @@
 use super::*;
 use alloc::format;
 use alloc::string::String;
+use proptest::prelude::*;
 use radon_core::sync::{Lock, Rank};
 
 const BASE: GuestPhysAddr = GuestPhysAddr(0xfec0_0000);
@@ -326,4 +327,38 @@ fn save_and_restore() {
     bad[16..24].copy_from_slice(&0x4041u64.to_le_bytes());
     b.restore(&bad).unwrap();
     assert_eq!(read(&mut b, 0x10), 0x41);
+}
+
+proptest! {
+    /// A level-triggered interrupt is sent once until it ended, whatever happens to the entry in between.
+    #[test]
+    fn remote_irr_guards_every_level_message(
+        ops in prop::collection::vec((0u8..5, 0u32..2, any::<u32>()), 0..100),
+        real: bool,
+    ) {
+        let (pins, mut io) = if real { hardware() } else { (hardware().0, ioapic()) };
+        for (op, pin, value) in ops {
+            let before = read(&mut io, 0x10 + 2 * pin);
+            let sent: Vec<Message> = match op {
+                0 => write(&mut io, 0x10 + 2 * pin, value),
+                1 => write(&mut io, 0x11 + 2 * pin, value),
+                2 if real => io.interrupt(24 + pin).into_iter().collect(),
+                2 => io.set_line(24 + pin, value & 1 != 0).into_iter().collect(),
+                3 => eoi(&mut io, before as u8),
+                _ => eoi(&mut io, value as u8),
+            };
+            for pin in 0..2 {
+                let low = read(&mut io, 0x10 + 2 * pin);
+                prop_assert!(low & 0x8000 != 0 || low & 0x4000 == 0, "remote IRR in an edge entry");
+            }
+            if op < 3 && before & 0xc000 == 0xc000 && read(&mut io, 0x10 + 2 * pin) & 0xc000 == 0xc000 {
+                prop_assert!(sent.is_empty(), "not over yet");
+            }
+            if op == 3 && real && before & 0x4000 != 0 {
+                let line = format!("eoi {}", 24 + pin);
+                prop_assert!(told(&pins).contains(&line));
+            }
+            told(&pins);
+        }
+    }
 }
