@@ -1,0 +1,93 @@
+//! Machine frames for the hypervisor itself, and what is left for the frame allocator of core.
+//!
+//! While the machine starts, frames come from a list of free regions, from the top of memory down (so that low memory
+//! stays whole for dom0, which is mapped one to one). [`hand_over`] gives the rest away; from then on
+//! [`set_source`]'s function is asked.
+//!
+//! Lock protocol: the list is behind a lock of rank `Frames`; the source is called with it released. The source must
+//! hand out frames that nothing else uses: hal's soundness rests on core's frame accounting here.
+
+use alloc::vec::Vec;
+use arrayvec::ArrayVec;
+use core::ops::Range;
+use radon_core::sync::{Lock, Rank};
+use radon_core::types::{MachineAddr, PAGE_SIZE};
+use spin::once::Once;
+
+/// Most free regions while starting. A memory map has some dozens of entries; more than this many lose their smallest.
+const MAX_REGIONS: usize = 512;
+
+static FREE: Lock<ArrayVec<Range<u64>, MAX_REGIONS>> = Lock::new(Rank::Frames, ArrayVec::new_const());
+static SOURCE: Once<Source> = Once::new();
+
+/// Gives a number of contiguous frames, aligned to that number, which is a power of two.
+pub type Source = fn(frames: u64) -> Option<MachineAddr>;
+
+/// Takes the machine's usable memory without the reserved ranges. All addresses in bytes.
+pub(crate) fn init(usable: &[Range<u64>], reserved: &[Range<u64>]) {
+    let mut free: Vec<Range<u64>> = Vec::new();
+    for region in usable {
+        let mut rest = Vec::from([region.start.next_multiple_of(PAGE_SIZE)..region.end & !(PAGE_SIZE - 1)]);
+        for hole in reserved {
+            let hole = hole.start & !(PAGE_SIZE - 1)..hole.end.next_multiple_of(PAGE_SIZE);
+            rest =
+                rest.into_iter().flat_map(|r| [r.start..r.end.min(hole.start), r.start.max(hole.end)..r.end]).collect();
+        }
+        free.extend(rest.into_iter().filter(|r| r.start < r.end));
+    }
+    if free.len() > MAX_REGIONS {
+        free.sort_unstable_by_key(|r| core::cmp::Reverse(r.end - r.start));
+        free.truncate(MAX_REGIONS);
+    }
+    free.sort_unstable_by_key(|r| r.start);
+    *FREE.lock() = free.into_iter().collect();
+}
+
+/// Takes `frames` contiguous frames (a power of two), aligned to their size. Their contents are undefined. The caller
+/// owns them for ever. `None` if there are none, or none below `limit` while starting.
+pub(crate) fn allocate_below(frames: u64, limit: u64) -> Option<MachineAddr> {
+    if let Some(source) = SOURCE.get() {
+        return source(frames);
+    }
+    let size = frames.checked_mul(PAGE_SIZE)?;
+    let mut free = FREE.lock();
+    for i in (0..free.len()).rev() {
+        let region = free[i].clone();
+        let Some(start) = region.end.min(limit).checked_sub(size).map(|s| s & !(size - 1)) else { continue };
+        if start < region.start {
+            continue;
+        }
+        let tail = start + size..region.end;
+        free[i].end = start;
+        if free[i].is_empty() {
+            free.remove(i);
+        }
+        if !tail.is_empty() {
+            let at = free.partition_point(|r| r.start < tail.start);
+            // Without room in the list the tail is lost, not used twice.
+            let _ = free.try_insert(at, tail);
+        }
+        return Some(MachineAddr(start));
+    }
+    None
+}
+
+/// As [`allocate_below`] without a limit.
+pub(crate) fn allocate(frames: u64) -> Option<MachineAddr> {
+    allocate_below(frames, u64::MAX)
+}
+
+/// Bytes that are free now, before [`hand_over`].
+#[must_use]
+pub fn free_bytes() -> u64 {
+    FREE.lock().iter().map(|r| r.end - r.start).sum()
+}
+
+/// Gives all free memory away, as ranges of machine addresses on frame boundaries, sorted. To be called once; from then
+/// on hal gets frames from `source` only.
+#[must_use]
+pub fn hand_over(source: Source) -> Vec<Range<u64>> {
+    let free = core::mem::take(&mut *FREE.lock());
+    SOURCE.call_once(|| source);
+    free.into_iter().collect()
+}

@@ -1,0 +1,91 @@
+//! Where things are: the virtual address space of the hypervisor and the symbols of the linker script.
+//!
+//! | from | size | what |
+//! |---|---|---|
+//! | `0xffff_8000_0000_0000` | 64 TiB | [`DIRECT_MAP`]: RAM (write-back, no-execute); device registers (uncached) on demand |
+//! | `0xffff_ff00_0000_0000` | 512 GiB | [`STACKS`]: stacks, each above an unmapped guard page |
+//! | `0xffff_ffff_8000_0000` | 2 GiB | [`KERNEL_BASE`]: the image |
+// Unsafe: the linker's symbols are foreign statics.
+#![allow(unsafe_code)]
+
+use core::ops::Range;
+
+/// Start of the map of all RAM.
+pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+/// Bytes of machine address space that the direct map can cover.
+pub const DIRECT_MAP_SIZE: u64 = 64 << 40;
+/// Start of the region of stacks.
+pub const STACKS: u64 = 0xffff_ff00_0000_0000;
+/// What the image's virtual addresses exceed its load addresses by.
+pub const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
+/// Bytes of a CPU's ordinary stack.
+pub const STACK_SIZE: u64 = 64 << 10;
+/// Bytes of each of a CPU's stacks for NMI, double fault and machine check.
+pub const IST_STACK_SIZE: u64 = 16 << 10;
+
+unsafe extern "C" {
+    static __image_phys_start: u8;
+    static __image_phys_end: u8;
+    static __text_start: u8;
+    static __text_end: u8;
+    static __rodata_start: u8;
+    static __rodata_end: u8;
+    static __data_start: u8;
+    static __data_end: u8;
+    static __symbols_start: u8;
+    static __symbols_end: u8;
+    static __build_id_start: u8;
+    static __build_id_end: u8;
+    static __boot_stack_guard: u8;
+    static __boot_stack_bottom: u8;
+    static __boot_stack_top: u8;
+    static boot_pml4: u8;
+}
+
+macro_rules! range_of {
+    ($(#[$doc:meta])* $name:ident, $start:ident, $end:ident) => {
+        $(#[$doc])*
+        #[must_use]
+        pub fn $name() -> Range<u64> {
+            (&raw const $start) as u64..(&raw const $end) as u64
+        }
+    };
+}
+
+range_of!(/// Machine addresses of the whole image as loaded, .bss and stacks included.
+    image_phys, __image_phys_start, __image_phys_end);
+range_of!(/// Code.
+    text, __text_start, __text_end);
+range_of!(/// Constants.
+    rodata, __rodata_start, __rodata_end);
+range_of!(/// Variables and the boot CPU's stack.
+    data, __data_start, __data_end);
+range_of!(/// Names for backtraces.
+    symbols, __symbols_start, __symbols_end);
+range_of!(/// The boot CPU's stack, without its guard page.
+    boot_stack, __boot_stack_bottom, __boot_stack_top);
+range_of!(/// The ELF note with the build id.
+    build_id_note, __build_id_start, __build_id_end);
+
+/// The page below the boot CPU's stack that is never mapped.
+#[must_use]
+pub fn boot_stack_guard() -> u64 {
+    (&raw const __boot_stack_guard) as u64
+}
+
+/// Machine address of the page tables of the start (identity and high mappings of the first 4 GiB).
+#[must_use]
+pub fn boot_page_tables() -> u64 {
+    (&raw const boot_pml4) as u64
+}
+
+/// The image's build id: SHA-1 of its contents, made by the linker. Empty if there is none.
+#[must_use]
+pub fn build_id() -> &'static [u8] {
+    let note = build_id_note();
+    // SAFETY: the linker script places the whole section between the two symbols in read-only data that lives for ever.
+    let note = unsafe { core::slice::from_raw_parts(note.start as *const u8, (note.end - note.start) as usize) };
+    // ELF note: name size, description size, type, name ("GNU\0"), description.
+    let size = note.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes) as usize;
+    note.get(16..).and_then(|d| d.get(..size)).unwrap_or(&[])
+}

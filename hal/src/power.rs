@@ -1,0 +1,145 @@
+//! Switching off and restarting.
+//!
+//! Each way is tried in turn, from the one that the firmware's tables name to the one that always works on a PC. Takes
+//! no locks: what is needed is fixed at start.
+// Unsafe: ports, and a triple fault on purpose.
+#![allow(unsafe_code)]
+
+use core::arch::asm;
+use radon_x86::acpi::{Acpi, GenericAddress, SleepType};
+use spin::once::Once;
+
+use crate::cpu::registers::{self, halt_forever, inb, inw, outb, outw};
+use crate::{paging, time};
+
+/// QEMU's isa-debug-exit device: leaves the emulator with twice the value plus one.
+const DEBUG_EXIT: u16 = 0xf4;
+const SLEEP_ENABLE: u16 = 1 << 13;
+
+struct Registers {
+    control_a: Option<u16>,
+    control_b: Option<u16>,
+    sleep_type: Option<SleepType>,
+    sleep_control: Option<GenericAddress>,
+    reset: Option<(GenericAddress, u8)>,
+}
+
+static REGISTERS: Once<Registers> = Once::new();
+
+/// Notes which registers there are, and takes power management over from the firmware.
+pub(crate) fn init(acpi: &Acpi) {
+    let Some(fadt) = &acpi.fadt else { return };
+    let port = |r: Option<GenericAddress>| r.and_then(|r| r.port());
+    let control_a = port(fadt.pm1a_control);
+    // A reset register in memory is mapped now: at the end there may be no frame for it.
+    if let Some((r, _)) = fadt.reset.filter(|(r, _)| r.space == 0) {
+        let _ = paging::map_device(radon_core::types::MachineAddr(r.address), 8);
+    }
+    REGISTERS.call_once(|| Registers {
+        control_a,
+        control_b: port(fadt.pm1b_control),
+        sleep_type: acpi.s5,
+        sleep_control: fadt.sleep_control.filter(|_| fadt.hardware_reduced),
+        reset: fadt.reset,
+    });
+    const SCI_ENABLE: u16 = 1;
+    if let Some(control) = control_a.filter(|_| fadt.smi_command != 0 && fadt.acpi_enable != 0) {
+        // SAFETY: the firmware's own table names these ports for this.
+        unsafe {
+            if inw(control) & SCI_ENABLE == 0 {
+                outb(fadt.smi_command, fadt.acpi_enable);
+                for _ in 0..300 {
+                    if inw(control) & SCI_ENABLE != 0 {
+                        break;
+                    }
+                    time::spin_ms(1);
+                }
+            }
+        }
+    }
+}
+
+/// Switches the machine off (ACPI state S5). If that fails, stops.
+pub fn power_off() -> ! {
+    registers::interrupts_off();
+    if let Some(r) = REGISTERS.get()
+        && let Some(sleep) = r.sleep_type
+    {
+        let value = |kind: u8| u16::from(kind) << 10 | SLEEP_ENABLE;
+        // SAFETY: the firmware's own table names these ports for this.
+        unsafe {
+            if let Some(port) = r.sleep_control.and_then(|c| c.port()) {
+                outb(port, sleep.a << 2 | 1 << 5);
+            }
+            if let Some(port) = r.control_a {
+                outw(port, value(sleep.a) | inw(port) & 1);
+            }
+            if let Some(port) = r.control_b {
+                outw(port, value(sleep.b) | inw(port) & 1);
+            }
+        }
+        time::spin_ms(1000);
+    }
+    log::error!("The machine cannot be switched off by ACPI: switch it off by hand.");
+    halt_forever()
+}
+
+/// Restarts the machine: by the firmware's reset register, PCI's, the keyboard controller, a triple fault.
+pub fn reset() -> ! {
+    registers::interrupts_off();
+    if let Some((register, value)) = REGISTERS.get().and_then(|r| r.reset) {
+        write_reset_register(register, value);
+        time::spin_ms(50);
+    }
+    // SAFETY: resetting is the purpose.
+    unsafe {
+        outb(0xcf9, 0x02);
+        outb(0xcf9, 0x06);
+        time::spin_ms(50);
+        for _ in 0..10_000 {
+            // Wait until the keyboard controller takes a command.
+            if inb(0x64) & 2 == 0 {
+                break;
+            }
+        }
+        outb(0x64, 0xfe);
+        time::spin_ms(50);
+        let empty: [u8; 10] = [0; 10];
+        asm!("lidt [{}]", "int3", in(reg) &raw const empty, options(noreturn));
+    }
+}
+
+fn write_reset_register(register: GenericAddress, value: u8) {
+    match register.space {
+        0 => {
+            let at = crate::memory::direct_map_pointer(radon_core::types::MachineAddr(register.address));
+            // SAFETY: `init` mapped it; resetting is the purpose.
+            unsafe { at.write_volatile(value) };
+        }
+        1 => {
+            if let Some(port) = register.port() {
+                // SAFETY: resetting is the purpose.
+                unsafe { outb(port, value) };
+            }
+        }
+        // PCI configuration space of bus 0: device, function and offset are in the address.
+        2 => {
+            let (device, function) = (register.address >> 32 & 31, register.address >> 16 & 7);
+            let offset = register.address & 0xff;
+            let select = 1 << 31 | device << 11 | function << 8 | offset & !3;
+            // SAFETY: resetting is the purpose.
+            unsafe {
+                registers::outl(0xcf8, select as u32);
+                outb(0xcfc + (offset & 3) as u16, value);
+            }
+        }
+        _ => (),
+    }
+}
+
+/// Leaves the emulator, if there is one with the debug exit device: its exit status is `code * 2 + 1`. Else stops.
+pub fn exit_emulator(code: u8) -> ! {
+    // SAFETY: only used when tests are asked for; on hardware the port is unused.
+    unsafe { outb(DEBUG_EXIT, code) };
+    halt_forever()
+}

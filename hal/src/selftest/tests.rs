@@ -1,0 +1,221 @@
+//! hal's own ring-0 tests.
+// Unsafe: some tests do on purpose what must be refused.
+#![allow(unsafe_code)]
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use radon_core::platform::PhysMemory as _;
+use radon_core::types::{MachineAddr, Nanoseconds};
+
+use super::Test;
+use crate::cpu::registers::{self, cr0, cr4, msr, probe_read_u64, rdmsr_safe, wrmsr_safe};
+use crate::{apic, cpu, frames, idle, interrupts, layout, memory, paging, symbols, time};
+
+pub(super) const TESTS: &[Test] = &[
+    Test { name: "registers::a_missing_msr_is_an_error", run: missing_msr },
+    Test { name: "registers::probing_an_unmapped_address_is_an_error", run: probe_unmapped },
+    Test { name: "paging::image_is_mapped_by_permission", run: image_permissions },
+    Test { name: "paging::nothing_is_mapped_low", run: nothing_low },
+    Test { name: "paging::stacks_have_guards", run: stack_guards },
+    Test { name: "paging::protection_is_on", run: protection },
+    Test { name: "memory::reads_and_writes", run: memory_access },
+    Test { name: "memory::outside_is_all_ones", run: memory_outside },
+    Test { name: "memory::atomics", run: memory_atomics },
+    Test { name: "heap::grows_and_aligns", run: heap },
+    Test { name: "time::runs_forward_at_the_right_speed", run: time_runs },
+    Test { name: "apic::timer_fires_when_due", run: timer },
+    Test { name: "apic::kick_wakes_every_cpu", run: kick },
+    Test { name: "symbols::find_this_function", run: symbol },
+];
+
+fn missing_msr() -> Result<(), String> {
+    const PKRS: u32 = 0x6e1;
+    const UNKNOWN: u32 = 0x4000_1234;
+    check!(rdmsr_safe(msr::EFER).is_ok());
+    // Emulators let most unknown MSRs pass. Bits 63:32 of PKRS are reserved, so that where it exists this is refused too.
+    // SAFETY: as the comment says, nothing is changed.
+    let refused = unsafe { wrmsr_safe(PKRS, 1 << 40) }.is_err() || rdmsr_safe(UNKNOWN).is_err();
+    check!(refused, "neither a missing nor a reserved value was refused");
+    Ok(())
+}
+
+fn probe_unmapped() -> Result<(), String> {
+    check!(probe_read_u64(0x1000).is_err());
+    check!(probe_read_u64(0x8000_0000_0000_0000).is_err(), "a non-canonical address was read");
+    let value = 0x1234_5678_9abc_def0u64;
+    check!(probe_read_u64(&raw const value as u64) == Ok(value));
+    Ok(())
+}
+
+fn image_permissions() -> Result<(), String> {
+    let at = |address: u64| paging::translate(address).map(|(_, w, x)| (w, x));
+    let nx = !cpu::features().nx;
+    check!(at(layout::text().start) == Some((false, true)));
+    check!(at(layout::rodata().start) == Some((false, nx)));
+    check!(at(layout::data().start) == Some((true, nx)));
+    check!(at(layout::DIRECT_MAP + 0x1000) == Some((true, nx)));
+    let alias = layout::DIRECT_MAP + layout::text().start - layout::KERNEL_BASE;
+    check!(at(alias).is_none(), "code has a second mapping");
+    Ok(())
+}
+
+fn nothing_low() -> Result<(), String> {
+    for address in [0, 0x1000, layout::image_phys().start, 0xfee0_0000] {
+        check!(paging::translate(address).is_none(), "{address:#x} is mapped");
+    }
+    Ok(())
+}
+
+fn stack_guards() -> Result<(), String> {
+    for cpu in cpu::online() {
+        let stack = cpu.stack();
+        check!(probe_read_u64(stack.start).is_ok());
+        check!(probe_read_u64(stack.start - 8).is_err(), "{} has no guard", cpu.id());
+        check!(cpu::is_stack_guard(stack.start - 8));
+    }
+    Ok(())
+}
+
+fn protection() -> Result<(), String> {
+    let features = cpu::features();
+    check!(registers::read_cr0() & cr0::WP != 0);
+    check!(!features.smep || registers::read_cr4() & cr4::SMEP != 0);
+    check!(!features.smap || registers::read_cr4() & cr4::SMAP != 0);
+    check!(!features.umip || registers::read_cr4() & cr4::UMIP != 0);
+    check!(!features.nx || rdmsr_safe(msr::EFER).is_ok_and(|v| v & registers::EFER_NXE != 0));
+    Ok(())
+}
+
+/// Some frames to play with.
+fn some_frames(n: u64) -> Result<MachineAddr, String> {
+    frames::allocate(n).ok_or_else(|| "no frames".into())
+}
+
+fn memory_access() -> Result<(), String> {
+    let m = memory::memory();
+    let at = some_frames(2)?;
+    m.zero_frame(at.mfn());
+    m.zero_frame(radon_core::types::Mfn(at.mfn().0 + 1));
+    // Lengths and offsets around the word size, and across the frames' border.
+    for length in [0usize, 1, 3, 7, 8, 9, 15, 16, 63, 300] {
+        for offset in [0u64, 1, 4090] {
+            let data: Vec<u8> = (0..length).map(|i| (i as u8) ^ 0x5a).collect();
+            m.write(MachineAddr(at.0 + offset), &data);
+            let mut back = alloc::vec![0u8; length];
+            m.read(MachineAddr(at.0 + offset), &mut back);
+            check!(back == data, "length {length} at offset {offset}");
+        }
+    }
+    m.copy(MachineAddr(at.0 + 512), MachineAddr(at.0 + 4090), 6);
+    let mut back = [0u8; 6];
+    m.read(MachineAddr(at.0 + 512), &mut back);
+    check!(back == [0x5a, 0x5b, 0x58, 0x59, 0x5e, 0x5f]);
+    Ok(())
+}
+
+fn memory_outside() -> Result<(), String> {
+    let m = memory::memory();
+    let end = m.ranges().iter().map(|r| r.end).max().unwrap_or(0);
+    for at in [end + 0x1000, 1 << 51, u64::MAX - 2, layout::text().start - layout::KERNEL_BASE] {
+        let mut back = [0u8; 16];
+        m.read(MachineAddr(at), &mut back);
+        check!(back == [0xff; 16], "{at:#x}");
+        m.write(MachineAddr(at), &[0; 16]);
+        check!(m.load_u64(MachineAddr(at)) == u64::MAX);
+    }
+    let mut across = [0u8; 16];
+    m.read(MachineAddr(end - 8), &mut across);
+    check!(across[8..] == [0xff; 8]);
+    Ok(())
+}
+
+fn memory_atomics() -> Result<(), String> {
+    let m = memory::memory();
+    let at = some_frames(1)?;
+    m.store_u64(at, 0x10);
+    check!(m.fetch_or_u64(at, 1) == 0x10 && m.load_u64(at) == 0x11);
+    check!(m.compare_exchange_u32(at, 0x11, 0x22) == 0x11 && m.load_u32(at) == 0x22);
+    check!(m.compare_exchange_u32(at, 0x11, 0x33) == 0x22 && m.load_u32(at) == 0x22);
+    check!(m.fetch_and_u64(at, 2) == 0x22 && m.load_u64(MachineAddr(at.0 + 3)) == 2);
+    Ok(())
+}
+
+fn heap() -> Result<(), String> {
+    let before = crate::heap::size();
+    let big: Vec<Vec<u8>> = (0..6).map(|i| alloc::vec![i as u8; 1 << 20]).collect();
+    check!(crate::heap::size() > before, "6 MiB fitted into {before} bytes");
+    check!(big.iter().enumerate().all(|(i, v)| v.iter().all(|&b| b == i as u8)));
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+    let page = Box::new(Page([7; 4096]));
+    check!((&raw const *page) as usize % 4096 == 0 && page.0[4095] == 7);
+    Ok(())
+}
+
+fn time_runs() -> Result<(), String> {
+    let start = time::now();
+    time::spin_ms(2);
+    let took = time::now().saturating_sub(start).0;
+    // An emulator may stop for a while, but never run fast.
+    check!((1_990_000..1_000_000_000).contains(&took), "2 ms took {took} ns");
+    let at = Nanoseconds(time::now().0 + 1_000_000_000);
+    let there = time::from_tsc(time::to_tsc(at)).0;
+    check!((at.0..at.0 + 1000).contains(&there), "to TSC and back: {} to {there}", at.0);
+    Ok(())
+}
+
+fn timer() -> Result<(), String> {
+    for wait in [100_000, 3_000_000] {
+        let due = Nanoseconds(time::now().0 + wait);
+        apic::arm_timer(Some(due));
+        let mut wakes = 0;
+        while time::now() < due && wakes < 100 {
+            idle::halt_until_interrupt(|| false);
+            wakes += 1;
+        }
+        check!(wakes < 100, "woken {wakes} times before {wait} ns had passed");
+    }
+    apic::arm_timer(Some(Nanoseconds(time::now().0 + 50_000)));
+    apic::arm_timer(None);
+    time::spin_ms(1);
+    interrupts::poll();
+    Ok(())
+}
+
+/// Kicks that came back from other CPUs, through the test vector.
+static ANSWERS: AtomicU32 = AtomicU32::new(0);
+static SEEN: AtomicU64 = AtomicU64::new(0);
+const TEST_VECTOR: u8 = 0xf8;
+
+fn kick() -> Result<(), String> {
+    interrupts::register(TEST_VECTOR, |_| {
+        SEEN.fetch_or(1 << (cpu::this_cpu().id().0 & 63), Ordering::SeqCst);
+        ANSWERS.fetch_add(1, Ordering::SeqCst);
+        apic::eoi();
+    });
+    for cpu in cpu::online() {
+        let before = ANSWERS.load(Ordering::SeqCst);
+        apic::send_ipi(cpu.apic_id(), TEST_VECTOR);
+        let start = time::now();
+        while ANSWERS.load(Ordering::SeqCst) == before {
+            interrupts::poll();
+            check!(time::now().saturating_sub(start).0 < 1_000_000_000, "{} does not answer", cpu.id());
+        }
+        check!(SEEN.load(Ordering::SeqCst) >> (cpu.id().0 & 63) & 1 != 0, "another CPU than {} answered", cpu.id());
+    }
+    Ok(())
+}
+
+fn symbol() -> Result<(), String> {
+    let at = symbol as fn() -> Result<(), String> as usize as u64;
+    if !symbols::present() {
+        log::warn!("RING0-TEST symbols: SKIPPED, the image has no symbol table (built without xtask)");
+        return Ok(());
+    }
+    let found = symbols::lookup(at).map(|(name, offset)| format!("{name}+{offset}"));
+    check!(found.as_deref().is_some_and(|n| n.contains("symbol") && n.ends_with("+0")), "found {found:?}");
+    Ok(())
+}
