@@ -423,6 +423,16 @@ mod tests {
     }
 
     #[test]
+    fn polling_the_slave_takes_back_its_request() {
+        let mut p = pc();
+        p.set_line(12, true);
+        assert!(p.output());
+        out(&mut p, 0xa0, 0x0c);
+        assert_eq!(inb(&mut p, 0xa0), 0x84);
+        assert!(!p.output());
+    }
+
+    #[test]
     fn specific_end_and_rotation() {
         let mut p = pc();
         p.set_line(3, true);

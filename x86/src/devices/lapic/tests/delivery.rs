@@ -121,6 +121,23 @@ fn software_disabled_takes_init_start_up_and_nmi() {
 }
 
 #[test]
+fn taking_one_kind_of_event_keeps_the_other() {
+    let mut apics = [xapic(0)];
+    let nmi = Message { mode: DeliveryMode::Nmi, ..message(0, false) };
+    assert_eq!(woken(&apics, &nmi), [0]);
+    assert_eq!(woken(&apics, &message(0, false)), [0]);
+    assert_eq!(apics[0].highest_pending(), Some(0x40));
+    assert!(apics[0].take_signals().nmi);
+    woken(&apics, &nmi);
+    woken(&apics, &Message { vector: 0x41, ..message(0, false) });
+    assert!(apics[0].take_signals().nmi);
+    assert_eq!(apics[0].highest_pending(), Some(0x41));
+    woken(&apics, &Message { mode: DeliveryMode::StartUp, vector: 0x9a, ..message(0, false) });
+    apics[0].init();
+    assert_eq!(apics[0].take_signals().start_up, Some(0x9a), "an INIT keeps the SIPI that follows it");
+}
+
+#[test]
 fn lowest_priority_prefers_low_then_spreads() {
     let mut apics: Vec<Lapic> = (0..4).map(|v| xapic(v * 2)).collect();
     apics[0].set_tpr(0x30);
