@@ -1,10 +1,5 @@
 # What Linux knows about the hypervisor when it is dom0 of something that speaks Xen's ABI.
-check() {
-    name=$1
-    shift
-    if "$@"; then echo "RADON-TEST: $name ok"; else echo "RADON-TEST: FAILED: $name"; exit 1; fi
-}
-is() { [ "$1" = "$2" ] || { echo "found '$1', expected '$2'"; false; }; }
+. /etc/testlib.sh
 
 advances() {
     read -r before rest </proc/uptime

@@ -64,13 +64,15 @@ const ELF_LOADER: (&str, &str) = ("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "
 /// Makes the file system and returns its file.
 pub(crate) fn build(debian: &Debian, flavour: Flavour) -> Result<PathBuf> {
     let mut bytes = Vec::new();
-    mini(debian)?.write(&mut bytes)?;
+    let mut archive = mini(debian)?;
+    for (path, text) in GUEST_SCRIPTS {
+        archive.file(path, 0o755, *text);
+    }
+    archive.write(&mut bytes)?;
     let name = match flavour {
         Flavour::Mini => "mini.cpio",
         Flavour::Tools => {
-            let mut archive = mini(debian)?;
-            tools(&mut archive, debian, bytes)?;
-            bytes = Vec::new();
+            tools(&mut archive, debian, std::mem::take(&mut bytes))?;
             archive.write(&mut bytes)?;
             "tools.cpio"
         }
@@ -100,6 +102,13 @@ pub(crate) fn store(name: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// What a guest can be told to do with `radon.script=`.
+const GUEST_SCRIPTS: &[(&str, &str)] = &[
+    ("etc/exit.sh", include_str!("../guest/exit.sh")),
+    ("etc/count.sh", include_str!("../guest/count.sh")),
+    ("etc/disk.sh", include_str!("../guest/disk.sh")),
+];
+
 fn mini(debian: &Debian) -> Result<Archive> {
     let mut archive = Archive::new();
     for folder in ["dev", "proc", "sys", "run", "tmp", "mnt", "etc", "var/lib", "var/log", "usr/bin", "usr/sbin"] {
@@ -111,6 +120,7 @@ fn mini(debian: &Debian) -> Result<Archive> {
     archive.symlink("var/run", "/run");
     archive.char_device("dev/console", 5, 1);
     archive.file("init", 0o755, include_str!("../dom0/init"));
+    archive.file("etc/testlib.sh", 0o644, include_str!("../dom0/testlib.sh"));
     archive.file("etc/passwd", 0o644, "root:x:0:0:root:/:/bin/sh\n");
     archive.file("etc/group", 0o644, "root:x:0:\n");
     archive.file("usr/bin/busybox", 0o755, read(&debian.root.join("bin/busybox"))?);

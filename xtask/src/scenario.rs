@@ -25,7 +25,8 @@ const FORBIDDEN: &[&str] = &[
     "PANIC",
     "panicked at",
     "RADON-TEST: FAILED",
-    "rcu_sched self-detected stall",
+    "detected stalls on CPUs",
+    "self-detected stall",
     "soft lockup",
 ];
 

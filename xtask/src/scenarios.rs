@@ -44,10 +44,18 @@ pub(crate) fn all() -> Vec<Scenario> {
             .allow("BUG:")
             .allow("Oops:"),
     ];
-    let toolstack = [Scenario::new("xl-list")
-        .flavour(Flavour::Tools)
-        .limit(240)
-        .script(include_str!("../scripts/xl-list.sh"), &["xl info", "xl list", "xenstore", "xl dmesg"])];
+    let toolstack = [
+        Scenario::new("xl-list")
+            .limit(240)
+            .script(include_str!("../scripts/xl-list.sh"), &["xl info", "xl list", "xenstore", "xl dmesg"]),
+        Scenario::new("xl-guest").limit(400).script(
+            include_str!("../scripts/xl-guest.sh"),
+            &["create", "boot", "pause", "destroy", "poweroff", "memory returned"],
+        ),
+        Scenario::new("xl-disk").limit(400).script(include_str!("../scripts/xl-disk.sh"), &["create", "read", "write"]),
+        Scenario::new("xl-save").limit(400).script(include_str!("../scripts/xl-save.sh"), &["boot", "save", "restore"]),
+    ]
+    .map(|scenario| scenario.flavour(Flavour::Tools));
     let refusals = [
         refuses("no-module").kernel(Kernel::Absent),
         refuses("kernel-is-text").kernel(Kernel::Bytes(b"This is not a kernel.\n")),

@@ -1,0 +1,61 @@
+# Functions for test scripts; each script starts with ". /etc/testlib.sh".
+
+# A result that a scenario expects.
+ok() { echo "RADON-TEST: $1 ok"; }
+
+# Ends the script; the scenario fails at this line.
+fail() {
+    echo "RADON-TEST: FAILED: $1"
+    exit 1
+}
+
+# check NAME COMMAND...: a result from a command's success.
+check() {
+    name=$1
+    shift
+    "$@" || fail "$name"
+    ok "$name"
+}
+
+# is FOUND EXPECTED
+is() { [ "$1" = "$2" ] || { echo "found '$1', expected '$2'"; false; }; }
+
+# wait_for SECONDS COMMAND...: until the command succeeds.
+wait_for() {
+    left=$(($1 * 5))
+    shift
+    until "$@"; do
+        left=$((left - 1))
+        [ $left -gt 0 ] || return 1
+        usleep 200000
+    done
+}
+
+# guest NAME KEY=VALUE...: writes /tmp/NAME.cfg for a small PVH guest that boots what dom0 boots. Its console goes to
+# console_of NAME; what it does is decided by its own radon.script=, or by nothing.
+guest() {
+    guest_name=$1
+    shift
+    {
+        echo "name='$guest_name'"
+        echo "type='pvh'"
+        echo "memory=128"
+        echo "vcpus=1"
+        echo "kernel='/boot/vmlinuz'"
+        echo "ramdisk='/boot/guest.cpio'"
+        echo "cmdline='console=hvc0 quiet'"
+        for line in "$@"; do echo "$line"; done
+    } >"/tmp/$guest_name.cfg"
+}
+
+console_of() { echo "/var/log/xen/console/guest-$1.log"; }
+
+# guest_says NAME TEXT SECONDS: waits for a line on the guest's console.
+guest_says() { wait_for "$3" grep -q "$2" "$(console_of "$1")" 2>/dev/null; }
+
+# Shows what is known about a guest that did not do what was expected.
+show_guest() {
+    xl list
+    cat "$(console_of "$1")"
+    tail -n 20 "/var/log/xen/xl-$1.log" 2>/dev/null
+}

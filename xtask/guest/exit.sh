@@ -1,0 +1,2 @@
+# A guest whose script is over at once.
+true
