@@ -4,22 +4,33 @@
 //! HLT, ...), of which the emulator tells the length where the processor does not, and instructions that touched an
 //! emulated device's memory, which it executes whole.
 //!
-//! One stage fetches and decodes ([`fetch`], [`decode`]) to an [`Instruction`]; one stage executes it ([`execute`])
+//! One stage fetches and decodes ([`fetch`], [`mod@decode`]) to an [`Instruction`]; one stage executes it ([`mod@execute`])
 //! against two traits: [`CpuState`], the vCPU's registers, and [`Memory`], linear memory and I/O ports.
-//! [`linear::LinearMemory`] is the [`Memory`] of a real vCPU: page-table walk ([`walk`]) plus guest-physical accesses.
+//! [`LinearMemory`] is the [`Memory`] of a real vCPU: page-table walk ([`walk`]) plus guest-physical accesses;
+//! [`GuestCpu`] its [`CpuState`].
 //!
 //! Invariants: an instruction either completes, or leaves registers as they were and says why (a repeated string
 //! instruction completes iteration by iteration, as on a processor). No step loops over a number that a guest chooses:
 //! string instructions stop after a budget and continue when the guest runs again. Nothing here takes locks.
 
+pub mod address;
 mod classify;
+pub mod control;
 pub mod decode;
 mod encoding;
+pub mod execute;
+pub mod flags;
+mod guest;
 pub mod instruction;
+pub mod linear;
+mod string;
 pub mod walk;
 
 pub use decode::{DecodeError, MAX_LENGTH, decode};
+pub use execute::{Cause, DEFAULT_BUDGET, emulate, execute};
+pub use guest::GuestCpu;
 pub use instruction::{Instruction, Mode, Op, Operand, Repeat, Segment, Width};
+pub use linear::{LinearMemory, Physical};
 
 /// Divide error.
 pub const VECTOR_DE: u8 = 0;
@@ -261,6 +272,8 @@ pub trait Memory {
     fn read(&mut self, linear: u64, to: &mut [u8], kind: AccessKind) -> Result<(), Fault>;
     /// Writes at most 32 bytes. Faults before anything is written.
     fn write(&mut self, linear: u64, from: &[u8]) -> Result<(), Fault>;
+    /// Does the checks of a write of `length` bytes, and nothing else.
+    fn check_write(&mut self, linear: u64, length: u8) -> Result<(), Fault>;
     /// Atomically replaces the value at `linear`, if it is `old`, by `new`. Returns whether it did.
     fn compare_exchange(&mut self, linear: u64, width: Width, old: u64, new: u64) -> Result<bool, Fault>;
     /// Reads an I/O port, 1, 2 or 4 bytes.
