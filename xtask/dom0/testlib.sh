@@ -57,5 +57,5 @@ guest_says() { wait_for "$3" grep -q "$2" "$(console_of "$1")" 2>/dev/null; }
 show_guest() {
     xl list
     cat "$(console_of "$1")"
-    tail -n 20 "/var/log/xen/xl-$1.log" 2>/dev/null
+    tail -n 20 "/var/log/xen/xl-$1.log" /var/log/xen/xen-hotplug.log 2>/dev/null
 }

@@ -4,7 +4,7 @@
 dd if=/dev/urandom of=/tmp/disk bs=1M count=8 2>/dev/null
 sum=$(md5sum </tmp/disk)
 guest reader "disk=['/tmp/disk,raw,xvda,rw']" "cmdline='console=hvc0 quiet radon.script=/etc/disk.sh'"
-xl create -q /tmp/reader.cfg || { cat /var/log/xen/xl-reader.log; fail create; }
+xl create -q /tmp/reader.cfg || { show_guest reader; fail create; }
 ok create
 guest_says reader "script exit" 90 || { show_guest reader; fail boot; }
 grep -q "sum $sum" "$(console_of reader)" || { show_guest reader; echo "expected $sum"; fail read; }

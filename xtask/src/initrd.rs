@@ -52,7 +52,8 @@ const MODULES: &[&str] = &[
 /// Folders of the packages that the tools flavour has whole.
 const TOOL_FOLDERS: &[&str] = &["usr/lib/xen-4.17/bin", "usr/lib/xen-common/bin", "etc/xen"];
 /// Single files of the packages, besides.
-const TOOL_FILES: &[&str] = &["bin/bash", "usr/lib/xen-4.17/boot/hvmloader", "usr/sbin/xl", "usr/sbin/gdbsx"];
+const TOOL_FILES: &[&str] =
+    &["bin/bash", "usr/bin/flock", "usr/lib/xen-4.17/boot/hvmloader", "usr/sbin/xl", "usr/sbin/gdbsx"];
 /// Programs of `usr/bin` and `usr/sbin` with these beginnings.
 const TOOL_PREFIXES: &[&str] = &["xen"];
 /// Loaded with dlopen, so no file names it: without it pthread_cancel aborts the program.

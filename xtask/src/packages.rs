@@ -61,6 +61,7 @@ const PACKAGES: &[Package] = &[
     pin("libuuid1", "2.38.1-5+deb12u3"),
     pin("libyajl2", "2.1.0-3+deb12u2"),
     pin("libzstd1", "1.5.4+dfsg2-5"),
+    pin("util-linux", "2.38.1-5+deb12u3"),
     pin("zlib1g", "1:1.2.13.dfsg-1"),
 ];
 
