@@ -6,13 +6,18 @@
 //!
 //! Lock protocol: the list is behind a lock of rank `Frames`; the source is called with it released. The source must
 //! hand out frames that nothing else uses: hal's soundness rests on core's frame accounting here.
+// Unsafe: makes the frame table from raw memory.
+#![allow(unsafe_code)]
 
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::ops::Range;
+use radon_core::frames::FrameInfo;
 use radon_core::sync::{Lock, Rank};
 use radon_core::types::{MachineAddr, PAGE_SIZE};
 use spin::once::Once;
+
+use crate::memory::direct_map_pointer;
 
 /// Most free regions while starting. A memory map has some dozens of entries; more than this many lose their smallest.
 const MAX_REGIONS: usize = 512;
@@ -27,7 +32,8 @@ pub type Source = fn(frames: u64) -> Option<MachineAddr>;
 pub(crate) fn init(usable: &[Range<u64>], reserved: &[Range<u64>]) {
     let mut free: Vec<Range<u64>> = Vec::new();
     for region in usable {
-        let mut rest = Vec::from([region.start.next_multiple_of(PAGE_SIZE)..region.end & !(PAGE_SIZE - 1)]);
+        let whole = region.start.next_multiple_of(PAGE_SIZE)..region.end & !(PAGE_SIZE - 1);
+        let mut rest: Vec<_> = core::iter::once(whole).collect();
         for hole in reserved {
             let hole = hole.start & !(PAGE_SIZE - 1)..hole.end.next_multiple_of(PAGE_SIZE);
             rest =
@@ -75,6 +81,36 @@ pub(crate) fn allocate_below(frames: u64, limit: u64) -> Option<MachineAddr> {
 /// As [`allocate_below`] without a limit.
 pub(crate) fn allocate(frames: u64) -> Option<MachineAddr> {
     allocate_below(frames, u64::MAX)
+}
+
+/// The table that describes the first `count` machine frames for core's allocator, in zeroed memory of its own. To be
+/// called once, before [`hand_over`].
+///
+/// # Panics
+/// If there is no memory for it in one piece.
+#[must_use]
+pub fn frame_table(count: u64) -> &'static [FrameInfo] {
+    let bytes = count * size_of::<FrameInfo>() as u64;
+    let frames = bytes.div_ceil(PAGE_SIZE);
+    let Some(at) = allocate_exactly(frames) else {
+        crate::report::fatal(None, format_args!("no {} KiB of memory in one piece for the frame table", bytes >> 10));
+    };
+    let at = direct_map_pointer(at);
+    // SAFETY: fresh RAM in the direct map that is never given back; zeroed here, and all zeros is a valid `FrameInfo`
+    // (atomics; its documentation says so).
+    unsafe {
+        at.write_bytes(0, (frames * PAGE_SIZE) as usize);
+        core::slice::from_raw_parts(at.cast::<FrameInfo>(), count as usize)
+    }
+}
+
+/// Takes contiguous frames from the top of the highest free region that has them, without rounding the number up.
+fn allocate_exactly(frames: u64) -> Option<MachineAddr> {
+    let size = frames.checked_mul(PAGE_SIZE)?;
+    let mut free = FREE.lock();
+    let region = free.iter_mut().rev().find(|r| r.end - r.start > size)?;
+    region.end -= size;
+    Some(MachineAddr(region.end))
 }
 
 /// Bytes that are free now, before [`hand_over`].

@@ -58,7 +58,7 @@ fn from_tsc_with(c: &ClockParameters, tsc: u64) -> Nanoseconds {
     let delta = tsc.saturating_sub(c.tsc_base);
     // The same arithmetic as guests do with these parameters, so that both agree to the nanosecond.
     let shifted = if c.shift >= 0 { delta << c.shift } else { delta >> -c.shift };
-    Nanoseconds(c.base_ns.0 + (u128::from(shifted) * u128::from(c.mul) >> 32) as u64)
+    Nanoseconds(c.base_ns.0 + ((u128::from(shifted) * u128::from(c.mul)) >> 32) as u64)
 }
 
 /// The first counter value at which system time is at least `at`; for times too far away, the last value.

@@ -151,7 +151,7 @@ fn heap() -> Result<(), String> {
     #[repr(align(4096))]
     struct Page([u8; 4096]);
     let page = Box::new(Page([7; 4096]));
-    check!((&raw const *page) as usize % 4096 == 0 && page.0[4095] == 7);
+    check!(((&raw const *page) as usize).is_multiple_of(4096) && page.0[4095] == 7);
     Ok(())
 }
 
