@@ -273,12 +273,6 @@ pub fn read_cr2() -> u64 {
     value
 }
 
-/// Drops this CPU's translation of one address.
-pub(crate) fn invlpg(at: u64) {
-    // SAFETY: dropping a cached translation only makes the processor read the page tables again.
-    unsafe { asm!("invlpg [{}]", in(reg) at, options(nostack, preserves_flags)) };
-}
-
 /// Disables interrupts on this CPU. They are off already everywhere but in the two windows of [`crate::interrupts`].
 pub fn interrupts_off() {
     // SAFETY: with interrupts off less can happen, not more.
