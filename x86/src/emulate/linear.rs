@@ -144,3 +144,136 @@ impl Memory for LinearMemory<'_> {
         self.physical.port_out(port, width, value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeMap;
+    use alloc::vec::Vec;
+
+    /// Guest-physical bytes, and a log of accesses that are not of page tables.
+    #[derive(Default)]
+    struct Machine {
+        bytes: BTreeMap<u64, u8>,
+        log: Vec<(char, u64, usize)>,
+        loads: u32,
+    }
+
+    impl Machine {
+        fn put(&mut self, at: u64, value: u64) {
+            for (n, b) in value.to_le_bytes().into_iter().enumerate() {
+                self.bytes.insert(at + n as u64, b);
+            }
+        }
+        fn get(&self, at: u64) -> u64 {
+            u64::from_le_bytes(core::array::from_fn(|n| self.bytes.get(&(at + n as u64)).copied().unwrap_or(0)))
+        }
+    }
+
+    impl Physical for Machine {
+        fn read(&mut self, at: GuestPhysAddr, to: &mut [u8]) -> Result<(), Fault> {
+            assert!((at.0 & 0xfff) + to.len() as u64 <= 0x1000, "crosses a page");
+            self.log.push(('r', at.0, to.len()));
+            for (n, b) in to.iter_mut().enumerate() {
+                *b = self.bytes.get(&(at.0 + n as u64)).copied().unwrap_or(0);
+            }
+            Ok(())
+        }
+        fn write(&mut self, at: GuestPhysAddr, from: &[u8]) -> Result<(), Fault> {
+            assert!((at.0 & 0xfff) + from.len() as u64 <= 0x1000, "crosses a page");
+            self.log.push(('w', at.0, from.len()));
+            for (n, b) in from.iter().enumerate() {
+                self.bytes.insert(at.0 + n as u64, *b);
+            }
+            Ok(())
+        }
+        fn compare_exchange(&mut self, at: GuestPhysAddr, width: Width, old: u64, new: u64) -> Result<bool, Fault> {
+            let found = self.get(at.0);
+            let same = found & width.mask() == old;
+            if same {
+                self.put(at.0, found & !width.mask() | new & width.mask());
+            }
+            Ok(same)
+        }
+        fn load_entry(&mut self, at: GuestPhysAddr) -> Result<u64, Fault> {
+            self.loads += 1;
+            if at.0 >= 1 << 30 { Err(Fault::Unhandleable("no RAM")) } else { Ok(self.get(at.0)) }
+        }
+        fn port_in(&mut self, _: u16, _: Width) -> Result<u32, Fault> {
+            Ok(0)
+        }
+        fn port_out(&mut self, _: u16, _: Width, _: u32) -> Result<(), Fault> {
+            Ok(())
+        }
+    }
+
+    const LINEAR: u64 = 0x40_0000;
+
+    /// Two pages at LINEAR that are not neighbours in guest-physical memory, then one that is read-only, then nothing.
+    fn machine() -> (Machine, Paging) {
+        let mut m = Machine::default();
+        m.put(0x1000, 0x2007);
+        m.put(0x2000, 0x3007);
+        m.put(0x3000 + 2 * 8, 0x4007);
+        m.put(0x4000, 0x9007);
+        m.put(0x4008, 0x7007);
+        m.put(0x4010, 0x8005);
+        let paging = Paging::new(0x8001_0001, 0x1000, 0x20, 0x500, 40, true);
+        (m, paging)
+    }
+
+    #[test]
+    fn accesses_are_split_at_pages() {
+        let (mut m, paging) = machine();
+        m.put(0x9ffc, 0x2211_0000_0000_0000);
+        let mut memory = LinearMemory::new(&mut m, paging, 0, 2);
+        memory.write(LINEAR + 0xffe, &[1, 2, 3, 4]).unwrap();
+        let mut back = [0; 4];
+        memory.read(LINEAR + 0xffe, &mut back, AccessKind::Read).unwrap();
+        assert_eq!(back, [1, 2, 3, 4]);
+        assert_eq!(m.log, [('w', 0x9ffe, 2), ('w', 0x7000, 2), ('r', 0x9ffe, 2), ('r', 0x7000, 2)]);
+        assert_eq!((m.get(0x4000), m.get(0x4008)), (0x9067, 0x7067), "accessed and dirty");
+    }
+
+    #[test]
+    fn faults_come_before_effects() {
+        let (mut m, paging) = machine();
+        let mut memory = LinearMemory::new(&mut m, paging, 0, 2);
+        let fault = |code, linear| Err(Exception::page_fault(code, linear).into());
+        assert_eq!(memory.write(LINEAR + 0x1ffe, &[0; 4]), fault(3, LINEAR + 0x2000));
+        assert_eq!(memory.check_write(LINEAR + 0x1ffe, 4), fault(3, LINEAR + 0x2000));
+        assert_eq!(memory.check_write(LINEAR + 0x1ffc, 4), Ok(()));
+        let mut four = [0; 4];
+        assert_eq!(memory.read(LINEAR + 0x2ffe, &mut four, AccessKind::Read), fault(0, LINEAR + 0x3000));
+        assert_eq!(memory.read(LINEAR + 0x2000, &mut four, AccessKind::ReadForWrite), fault(3, LINEAR + 0x2000));
+        assert_eq!(memory.read(LINEAR + 0x2000, &mut four, AccessKind::Read), Ok(()));
+        assert_eq!(m.log, [('r', 0x8000, 4)]);
+        let mut memory = LinearMemory::new(&mut m, paging, 3, 2);
+        assert_eq!(memory.check_write(LINEAR + 0x3000, 1), fault(6, LINEAR + 0x3000));
+    }
+
+    #[test]
+    fn exchanges_and_errors() {
+        let (mut m, paging) = machine();
+        m.put(0x9000, 5);
+        let mut memory = LinearMemory::new(&mut m, paging, 0, 2);
+        assert_eq!(memory.compare_exchange(LINEAR, Width::Dword, 5, 6), Ok(true));
+        assert_eq!(memory.compare_exchange(LINEAR, Width::Dword, 5, 7), Ok(false));
+        assert_eq!(memory.compare_exchange(LINEAR + 0xffe, Width::Dword, 0, 0x0403_0201), Ok(true));
+        assert_eq!(memory.compare_exchange(LINEAR + 0xffe, Width::Dword, 0, 1), Ok(false));
+        assert_eq!((m.get(0x9000), m.get(0x7000)), (6, 0x0403));
+        m.put(0x1000, 1 << 30 | 7);
+        let mut memory = LinearMemory::new(&mut m, paging, 0, 2);
+        assert_eq!(memory.check_write(LINEAR, 1), Err(Fault::Unhandleable("no RAM")));
+    }
+
+    #[test]
+    fn a_page_is_walked_once() {
+        let (mut m, paging) = machine();
+        let mut memory = LinearMemory::new(&mut m, paging, 0, 2);
+        for n in 0..100 {
+            memory.write(LINEAR + n, &[0]).unwrap();
+        }
+        assert_eq!(m.loads, 4);
+    }
+}

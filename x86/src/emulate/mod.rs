@@ -386,3 +386,6 @@ pub fn intercepted_length(
     let instruction = fetch(cpu, memory, supplied)?;
     if expected.contains(&instruction.op) { Ok(instruction.length) } else { Err(Fault::Retry) }
 }
+
+#[cfg(test)]
+mod tests;
