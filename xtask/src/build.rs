@@ -77,8 +77,9 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
 /// The file of the binary `radon`, from cargo's messages.
 fn executable(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let binary = messages.filter(|message| message["target"]["name"] == "radon" && message["executable"].is_string());
-    binary.last().and_then(|message| message["executable"].as_str().map(PathBuf::from))
+    let mut binaries =
+        messages.filter(|message| message["target"]["name"] == "radon" && message["executable"].is_string());
+    binaries.next_back().and_then(|message| message["executable"].as_str().map(PathBuf::from))
 }
 
 #[cfg(test)]

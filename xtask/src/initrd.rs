@@ -110,6 +110,13 @@ const GUEST_SCRIPTS: &[(&str, &str)] = &[
     ("etc/disk.sh", include_str!("../guest/disk.sh")),
 ];
 
+/// Removes what was stored for one machine, as far as it is there.
+pub(crate) fn remove(name: &str) {
+    for kind in ["cpio", "kernel", "iso", "ovmf"] {
+        let _ = fs::remove_file(host::output().join(format!("{name}.{kind}")));
+    }
+}
+
 fn mini(debian: &Debian) -> Result<Archive> {
     let mut archive = Archive::new();
     for folder in ["dev", "proc", "sys", "run", "tmp", "mnt", "etc", "var/lib", "var/log", "usr/bin", "usr/sbin"] {

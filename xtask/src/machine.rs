@@ -14,6 +14,8 @@ const HYPERVISOR_OPTIONS: &str = "console=com1 com1=115200,8n1 dom0=pvh dom0_mem
 const DOM0_OPTIONS: &str = "console=hvc0";
 /// Less is emulated faster: without AVX the guest's libraries take paths that QEMU translates well.
 const CPU: &str = "EPYC,-monitor,-xsave,-avx,-avx2";
+/// What the model has and QEMU's translator lacks: it would warn of each.
+const NOT_IN_TCG: &str = ",-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-topoext,-nrip-save,-xsavec";
 
 /// Port and size of the device that lets ring-0 tests end QEMU with a status: a write of `n` gives `2 n + 1`.
 const DEBUG_EXIT: &str = "isa-debug-exit,iobase=0xf4,iosize=0x04";
@@ -160,12 +162,14 @@ impl Machine {
 
     fn accelerator(&self, is_xen: bool) -> Result<Vec<String>> {
         let rdtscp = if is_xen { ",-rdtscp" } else { "" };
-        let cpu = format!("{CPU}{rdtscp}{}", self.cpu_flags);
+        let use_kvm = !self.icount && nested_svm();
+        let lacking = if use_kvm { "" } else { NOT_IN_TCG };
+        let cpu = format!("{CPU}{lacking}{rdtscp}{}", self.cpu_flags);
         let words = if self.icount {
             ensure!(self.cpus == 1, "instruction counting needs exactly one CPU");
             let clock = "base=2024-01-01T00:00:00,clock=vm";
             vec!["-accel", "tcg", "-icount", "shift=0,sleep=off", "-rtc", clock, "-cpu", &cpu]
-        } else if nested_svm() {
+        } else if use_kvm {
             vec!["-accel", "kvm", "-cpu", &cpu]
         } else {
             let threads = match self.threads {

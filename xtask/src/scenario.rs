@@ -229,8 +229,8 @@ impl Scenario {
         let mut session = Session::start(&mut qemu, &log, Duration::from_secs(self.limit), false)?;
         let mut matcher = Matcher::new(&self.steps, &self.allowed);
         let mut lines = Vec::new();
-        let mut failure = loop {
-            while let Some(text) = matcher.to_send() {
+        let failure = loop {
+            while let Some(text) = matcher.take_input() {
                 session.send(&text)?;
             }
             match session.next()? {
@@ -250,12 +250,13 @@ impl Scenario {
                 break None;
             }
         };
-        if failure.is_some() {
+        if let Some(text) = &failure {
             // A report of several lines is worth having in the log as a whole.
             drain(&mut session, &mut lines)?;
-        }
-        if let Some(text) = &mut failure {
             session.note(text)?;
+        } else {
+            // What was made for this machine only; a failure can be repeated with the command in the log.
+            initrd::remove(self.name);
         }
         Ok(Outcome { failure, log, lines })
     }
@@ -309,7 +310,7 @@ impl<'a> Matcher<'a> {
     }
 
     /// What is to be typed now; done with when returned.
-    pub(crate) fn to_send(&mut self) -> Option<String> {
+    pub(crate) fn take_input(&mut self) -> Option<String> {
         let Some(Step::Send(text)) = self.steps.get(self.next) else { return None };
         self.next += 1;
         Some(text.clone())
@@ -373,12 +374,12 @@ mod tests {
     fn a_prompt_is_answered_once() {
         let steps = [Step::Prompt("# ".to_owned()), Step::Send("ls\n".to_owned()), Step::Line("bin".to_owned())];
         let mut matcher = Matcher::new(&steps, &[]);
-        assert_eq!(matcher.to_send(), None);
+        assert_eq!(matcher.take_input(), None);
         matcher.partial("/ ");
-        assert_eq!(matcher.to_send(), None);
+        assert_eq!(matcher.take_input(), None);
         matcher.partial("/ # ");
-        assert_eq!(matcher.to_send().as_deref(), Some("ls\n"));
-        assert_eq!(matcher.to_send(), None);
+        assert_eq!(matcher.take_input().as_deref(), Some("ls\n"));
+        assert_eq!(matcher.take_input(), None);
         matcher.partial("bin");
         assert!(!matcher.done());
         matcher.line("bin dev");

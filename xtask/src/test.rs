@@ -177,8 +177,7 @@ fn perform(check: Check, xen: bool, logs: &Path, log: &Path) -> Result<Verdict> 
                 .append("selftest")
                 .kernel(Kernel::Absent)
                 .debug_exit()
-                .expect(&["RING0-TEST"])
-                .allow("RING0-TEST")
+                .expect(&["RING0-TESTS"])
                 .limit(120);
             let outcome = boot(&scenario, xen, logs)?;
             let (counts, mut failures) = ring0_results(&outcome.lines);
