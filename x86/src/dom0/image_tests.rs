@@ -257,14 +257,12 @@ proptest! {
             let at = (at + offset) % module.len();
             module[at] = value;
         }
-        if let Ok(image) = Image::find(&module) {
-            if let Ok(elf) = image.unpack(&mut vec![0; 1 << 16]) {
-                if let Ok(kernel) = Kernel::parse(elf) {
-                    if kernel.segments().iter().all(|s| s.size < 1 << 20) {
-                        kernel.load(elf, &SparseMemory::default());
-                    }
-                }
-            }
+        if let Ok(image) = Image::find(&module)
+            && let Ok(elf) = image.unpack(&mut vec![0; 1 << 16])
+            && let Ok(kernel) = Kernel::parse(elf)
+            && kernel.segments().iter().all(|s| s.size < 1 << 20)
+        {
+            kernel.load(elf, &SparseMemory::default());
         }
     }
 }

@@ -39,7 +39,7 @@ fn request(map: &[MemoryRegion]) -> Request<'_> {
         kernel: 0x100_0000..0x4a0_0000,
         initrd: Some(0x200_0000..0x300_0123),
         unpacked: 0x7000_0000..0x7400_0000,
-        busy: &[0x81_0000..0x200_0000],
+        busy: &[0x81_0000..0x200_0000, 0x400_0000..0x400_1000],
         start_info: 5000,
         acpi: 0x1234,
     }
@@ -160,7 +160,7 @@ fn what_does_not_fit_is_said() {
     let mut r = request(&map);
     r.size.size = megabytes(640);
     r.initrd = Some(0x1_0000_0000..0x1_1f00_0000);
-    r.busy = &[0x500_0000..0x2000_0000];
+    r.busy = &[0x500_0000..0x1000_0000, 0x1000_0000..0x2000_0000];
     let error = plan(&r).unwrap_err();
     assert!(matches!(error, PlanError::NoRoom { what: "initial RAM disk", .. }), "{error}");
 }
