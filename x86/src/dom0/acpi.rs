@@ -7,19 +7,21 @@
 //! Sources: ACPI 6.4 sections 5.2.5 (RSDP), 5.2.8 (XSDT), 5.2.12 (MADT); the Status Override Table specification of
 //! the Xen project (STAO).
 
+use crate::acpi::TableLocation;
 use alloc::vec::Vec;
 
 /// Bytes of a system description table header.
 const HEADER: usize = 36;
 const RSDP: usize = 36;
-/// A table signature.
-pub type Signature = [u8; 4];
+type Signature = [u8; 4];
 
 const MADT: Signature = *b"APIC";
 /// Tables that describe what the hypervisor drives or decides itself: interrupt controllers, timers, IOMMUs, and the
 /// distances and powers of memory and CPUs, which dom0's own differ from.
 const OWNED: [&Signature; 11] =
     [b"APIC", b"HPET", b"DMAR", b"IVRS", b"SRAT", b"SLIT", b"HMAT", b"MSCT", b"MPST", b"PMTT", b"WAET"];
+/// Tables that the FADT points at and the root must not list, and one that is always the hypervisor's to make.
+const UNLISTED: [&Signature; 3] = [b"DSDT", b"FACS", b"STAO"];
 /// Tables that invite dom0 to use the serial port.
 const SERIAL: [&Signature; 2] = [b"SPCR", b"DBG2"];
 
@@ -29,20 +31,11 @@ const MADT_X2APIC: u8 = 9;
 /// Local APICs are at this address; ACPI's default as well.
 const LOCAL_APIC: u32 = 0xfee0_0000;
 
-/// One of the machine's tables, as the RSDT or XSDT lists it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostTable {
-    /// Its signature.
-    pub signature: Signature,
-    /// Its machine address.
-    pub address: u64,
-}
-
 /// What dom0's tables are made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Builder<'a> {
-    /// The machine's tables in the order of its XSDT.
-    pub host: &'a [HostTable],
+    /// The machine's tables in the order of its XSDT; a DSDT among them is passed over.
+    pub host: &'a [TableLocation],
     /// The machine's MADT, whole; empty if there is none.
     pub madt: &'a [u8],
     /// Number of dom0's vCPUs. Their local APIC numbers are twice their vCPU numbers.
@@ -63,7 +56,7 @@ impl Builder<'_> {
     /// The tables as bytes that go to `base`, a multiple of 16. The RSDP is the first.
     #[must_use]
     pub fn build(&self, base: u64) -> Vec<u8> {
-        let kept: Vec<u64> = self.host.iter().filter(|t| self.keeps(&t.signature)).map(|t| t.address).collect();
+        let kept: Vec<u64> = self.host.iter().filter(|t| self.keeps(&t.signature.0)).map(|t| t.at.0).collect();
         let mut own = Vec::from([self.madt()]);
         if self.hide_uart {
             // One byte that says: ignore the serial port that SPCR names.
@@ -91,7 +84,7 @@ impl Builder<'_> {
     /// Whether dom0 sees one of the machine's tables.
     fn keeps(&self, signature: &Signature) -> bool {
         let hidden = OWNED.contains(&signature) || (self.hide_uart && SERIAL.contains(&signature));
-        !hidden && signature != b"STAO"
+        !hidden && !UNLISTED.contains(&signature)
     }
 
     fn madt(&self) -> Vec<u8> {
@@ -171,8 +164,10 @@ fn set_checksum(bytes: Option<&mut [u8]>, at: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acpi::Signature;
     use alloc::vec;
     use proptest::prelude::*;
+    use radon_core::types::MachineAddr;
 
     const BASE: u64 = 0x7fe0_0000;
 
@@ -185,11 +180,17 @@ mod tests {
         table(&MADT, 3, &body)
     }
 
-    fn host() -> Vec<HostTable> {
-        [b"FACP", b"APIC", b"HPET", b"MCFG", b"SRAT", b"SSDT", b"IVRS", b"SPCR", b"WAET", b"SSDT"]
+    fn host() -> Vec<TableLocation> {
+        [b"FACP", b"APIC", b"HPET", b"MCFG", b"SRAT", b"SSDT", b"IVRS", b"SPCR", b"WAET", b"SSDT", b"DSDT"]
             .iter()
             .enumerate()
-            .map(|(n, s)| HostTable { signature: **s, address: 0xf_0000 + 0x100 * n as u64 })
+            .map(|(n, s)| TableLocation {
+                signature: Signature(**s),
+                at: MachineAddr(0xf_0000 + 0x100 * n as u64),
+                length: 100,
+                revision: 1,
+                oem: [0; 6],
+            })
             .collect()
     }
 
@@ -213,7 +214,7 @@ mod tests {
         xsdt[36..].chunks(8).map(|c| u64::from_le_bytes(c.try_into().unwrap())).collect()
     }
 
-    fn builder<'a>(host: &'a [HostTable], madt: &'a [u8]) -> Builder<'a> {
+    fn builder<'a>(host: &'a [TableLocation], madt: &'a [u8]) -> Builder<'a> {
         Builder { host, madt, vcpus: 3, hide_uart: true, has_pic: false }
     }
 

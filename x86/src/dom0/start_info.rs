@@ -3,6 +3,7 @@
 //! Source: Xen's public header arch-x86/hvm/start_info.h and the PVH entry protocol (docs/misc/pvh.pandoc). Writes
 //! through [`PhysMemory`] into one range that the memory plan chose, and touches nothing else.
 
+use crate::virt::{Control, Segment, cr0, rflags};
 use alloc::vec::Vec;
 use core::ops::Range;
 use radon_core::platform::PhysMemory;
@@ -120,18 +121,7 @@ pub fn write(
     true
 }
 
-/// A segment register with its hidden part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SegmentState {
-    /// Base address.
-    pub base: u64,
-    /// Limit in bytes.
-    pub limit: u32,
-    /// Access rights in the VMX layout: type 0-3, S 4, DPL 5-6, P 7, AVL 12, L 13, D/B 14, G 15.
-    pub attributes: u32,
-}
-
-/// The state of a vCPU at the PVH entry; registers that are not named are 0.
+/// The state of a vCPU at the PVH entry. General-purpose registers other than RBX are 0, interrupts are off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryState {
     /// Instruction pointer: the entry point.
@@ -140,36 +130,33 @@ pub struct EntryState {
     pub rbx: u64,
     /// Only bit 1, which is always set.
     pub rflags: u64,
-    /// CR0: protection enabled, no paging; ET, which is always set.
-    pub cr0: u64,
-    /// CR4.
-    pub cr4: u64,
-    /// EFER as the kernel sees it.
-    pub efer: u64,
+    /// Protection enabled, no paging.
+    pub control: Control,
     /// CS: flat 32-bit code.
-    pub cs: SegmentState,
+    pub cs: Segment,
     /// DS, ES and SS: flat 32-bit data.
-    pub data: SegmentState,
+    pub data: Segment,
     /// FS, GS and LDTR: not usable.
-    pub unused: SegmentState,
+    pub unused: Segment,
     /// TR: a 32-bit task state segment, busy, with the least limit.
-    pub tr: SegmentState,
+    pub tr: Segment,
 }
 
 /// The entry state that the PVH protocol prescribes.
 #[must_use]
 pub const fn entry_state(entry: u32, start_info: u64) -> EntryState {
+    const fn segment(limit: u32, attributes: u16) -> Segment {
+        Segment { selector: 0, attributes, limit, base: 0 }
+    }
     EntryState {
         rip: entry as u64,
         rbx: start_info,
-        rflags: 2,
-        cr0: 0x11,
-        cr4: 0,
-        efer: 0,
-        cs: SegmentState { base: 0, limit: u32::MAX, attributes: 0xc09b },
-        data: SegmentState { base: 0, limit: u32::MAX, attributes: 0xc093 },
-        unused: SegmentState { base: 0, limit: 0, attributes: 0 },
-        tr: SegmentState { base: 0, limit: 0x67, attributes: 0x8b },
+        rflags: rflags::FIXED,
+        control: Control { cr0: cr0::PE | cr0::ET, cr2: 0, cr3: 0, cr4: 0, efer: 0 },
+        cs: segment(u32::MAX, 0xc9b),
+        data: segment(u32::MAX, 0xc93),
+        unused: segment(0, 0),
+        tr: segment(0x67, 0x8b),
     }
 }
 
@@ -206,6 +193,15 @@ mod tests {
         assert_eq!(memory.get(u64_at(&info, 24), cmdline.len() + 1), b"console=hvc0 quiet\0");
         let map = memory.get(u64_at(&info, 40), 48);
         assert_eq!((u64_at(&map, 24), u64_at(&map, 32), u32_at(&map, 40)), (0x10_0000, 1 << 30, 1));
+    }
+
+    #[test]
+    fn the_entry_state_is_flat_32_bit_code_without_paging() {
+        let state = entry_state(0x100_0850, 0x7000_0000);
+        assert_eq!((state.rip, state.rbx, state.rflags), (0x100_0850, 0x7000_0000, 2));
+        assert_eq!((state.control.cr0 & 0x8000_0001, state.control.efer), (1, 0));
+        assert!(state.cs.is_32bit() && state.data.is_32bit() && !state.cs.is_long());
+        assert_eq!((state.cs.dpl(), state.cs.limit, state.data.limit), (0, u32::MAX, u32::MAX));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! specification, section 7.2.2 (ECAM); AMD's extension of mechanism #1 to 4 KiB (bits 27:24 of the address).
 
 use super::{Sbdf, Width};
+use crate::acpi::EcamRegion;
 
 /// The address port.
 pub const ADDRESS_PORT: u16 = 0xcf8;
@@ -70,6 +71,13 @@ pub struct Ecam {
     pub first_bus: u8,
     /// Last bus that is decoded.
     pub last_bus: u8,
+}
+
+impl From<EcamRegion> for Ecam {
+    fn from(region: EcamRegion) -> Ecam {
+        let (first_bus, last_bus) = region.buses;
+        Ecam { base: region.address.0, segment: region.segment, first_bus, last_bus }
+    }
 }
 
 impl Ecam {
