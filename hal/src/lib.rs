@@ -26,6 +26,7 @@ pub mod idle;
 pub mod interrupts;
 pub mod ioapic;
 pub mod layout;
+mod lock_order;
 pub mod memory;
 pub mod paging;
 pub mod pic;

@@ -106,7 +106,7 @@ fn parameters(hz: u64, tsc_base: u64) -> ClockParameters {
         shift += 1;
     }
     let mul = ((1_000_000_000u128 << 32) / u128::from(scaled)) as u32;
-    ClockParameters { tsc_base, base_ns: Nanoseconds(0), mul, shift, khz: (hz / 1000) as u32 }
+    ClockParameters { tsc_base, base_ns: Nanoseconds(0), mul, shift, khz: ((hz + 500) / 1000) as u32 }
 }
 
 /// Finds the counter's speed and starts system time.

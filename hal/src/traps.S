@@ -4,6 +4,7 @@
     .section .text.traps, "ax"
     .balign 16
     .globl trap_stubs
+    .type trap_stubs, @function
 trap_stubs:
     vector = 0
     .rept 256
@@ -19,6 +20,7 @@ trap_stubs:
     .endr
 
     .balign 16
+    .type trap_common, @function
 trap_common:
     pushq %rax
     pushq %rbx

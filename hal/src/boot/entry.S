@@ -137,6 +137,7 @@ boot_pd:        .skip 4 * 4096
 
     .section .text.start, "ax"
     .code64
+    .type radon_start64, @function
 radon_start64:
     movabsq $__boot_stack_top, %rsp
     xorl %ebp, %ebp

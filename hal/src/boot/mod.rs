@@ -18,7 +18,10 @@ use radon_x86::boot_info::{self, BootInfo, MemoryKind};
 use crate::cpu::{self, Features, PerCpu};
 use crate::layout::{self, DIRECT_MAP_SIZE};
 use crate::memory::{self, DirectMap, direct_map_pointer};
-use crate::{acpi, apic, console, frames, heap, interrupts, ioapic, paging, pic, power, report, rtc, smp, time, traps};
+use crate::{
+    acpi, apic, console, frames, heap, interrupts, ioapic, lock_order, paging, pic, power, report, rtc, smp, time,
+    traps,
+};
 
 global_asm!(include_str!("entry.S"), options(att_syntax, raw));
 
@@ -55,6 +58,7 @@ extern "C" fn radon_boot_entry(magic: u32, info: u64) -> ! {
     traps::init();
     heap::init();
     let cpu = cpu::init_boot_cpu();
+    lock_order::init();
     // SAFETY: `entry!` defines it with this type.
     unsafe { radon_main(Handover { magic, info: MachineAddr(info), cpu }) }
 }
@@ -267,6 +271,12 @@ fn find_start_page(info: &BootInfo) -> Option<MachineAddr> {
 }
 
 impl Booted {
+    /// The page below 640 KiB in which other CPUs start: stays the hypervisor's.
+    #[must_use]
+    pub fn start_page(&self) -> Option<MachineAddr> {
+        self.start_page
+    }
+
     /// Machine memory.
     #[must_use]
     pub fn memory(&self) -> &'static DirectMap {

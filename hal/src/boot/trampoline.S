@@ -61,6 +61,7 @@ trampoline_efer:
 trampoline_end:
 
     .section .text.ap_start, "ax"
+    .type ap_start64, @function
 ap_start64:
     movq AP_CR3(%rip), %rax                 // from here on nothing is mapped low
     movq %rax, %cr3

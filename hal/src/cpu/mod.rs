@@ -16,6 +16,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use radon_core::types::CpuId;
 
+use crate::lock_order::Held;
 use crate::{apic, interrupts, layout, traps};
 use registers::{cpuid, cr0, cr4, msr, rdmsr, read_cr0, read_cr4, write_cr0, write_cr4, wrmsr};
 
@@ -52,6 +53,8 @@ pub struct PerCpu {
     online: AtomicBool,
     /// TSC ticks spent halted, and how often.
     pub(crate) idle_ticks: AtomicU64,
+    /// The locks it holds, in builds that check their order.
+    pub(crate) held: Held,
     gdt: UnsafeCell<[u64; 5]>,
     tss: UnsafeCell<TssBox>,
 }
@@ -90,6 +93,7 @@ impl PerCpu {
             stack,
             online: AtomicBool::new(false),
             idle_ticks: AtomicU64::new(0),
+            held: Held::new(),
             gdt: UnsafeCell::new([0; 5]),
             tss: UnsafeCell::new(TssBox(tss)),
         }));

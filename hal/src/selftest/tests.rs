@@ -57,7 +57,7 @@ fn image_permissions() -> Result<(), String> {
     check!(at(layout::rodata().start) == Some((false, nx)));
     check!(at(layout::data().start) == Some((true, nx)));
     check!(at(layout::DIRECT_MAP + 0x1000) == Some((true, nx)));
-    let alias = layout::DIRECT_MAP + layout::text().start - layout::KERNEL_BASE;
+    let alias = layout::DIRECT_MAP + (layout::text().start - layout::KERNEL_BASE);
     check!(at(alias).is_none(), "code has a second mapping");
     Ok(())
 }
