@@ -25,6 +25,7 @@ pub mod grant;
 pub mod hypercall;
 pub mod hypervisor;
 pub mod memory;
+pub mod ops;
 pub mod p2m;
 pub mod options;
 pub mod platform;

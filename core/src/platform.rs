@@ -100,10 +100,85 @@ pub trait Platform: Send + Sync {
     fn physical_id(&self, _cpu: CpuId) -> Option<u64> {
         None
     }
+    /// The hypervisor's command line, as the boot loader gave it.
+    fn command_line(&self) -> &str {
+        ""
+    }
+    /// The identifier of this build (the contents of its `.note.gnu.build-id`); empty if there is none.
+    fn build_id(&self) -> &[u8] {
+        &[]
+    }
+    /// What wants to know of the physical devices that dom0 finds, if anything does.
+    fn physical_devices(&self) -> Option<&dyn PhysicalDevices> {
+        None
+    }
+    /// What CPU `cpu` is; `None` if there is no such CPU.
+    fn cpu_identity(&self, _cpu: CpuId) -> Option<CpuIdentity> {
+        None
+    }
+    /// Puts the machine to sleep by writing the ACPI registers PM1a_CNT and PM1b_CNT as dom0 prepared it (`sleep_state`
+    /// 3: suspend to RAM, returns when the machine has resumed; 5: off, does not return).
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where this is not to be had; `EINVAL` for another state.
+    fn acpi_sleep(&self, _sleep_state: u32, _pm1a: u16, _pm1b: u16) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
     /// Writes bytes to the machine's console (serial port, screen).
     fn console_write(&self, bytes: &[u8]);
     /// Stops the machine.
     fn power(&self, action: PowerAction) -> !;
+}
+
+/// What a physical CPU is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuIdentity {
+    /// CPUID's vendor text.
+    pub vendor: [u8; 12],
+    /// CPU family, extended family included.
+    pub family: u32,
+    /// CPU model, extended model included.
+    pub model: u32,
+    /// Stepping.
+    pub stepping: u32,
+}
+
+/// A PCI device's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PciAddress {
+    /// Segment.
+    pub segment: u16,
+    /// Bus.
+    pub bus: u8,
+    /// Device (5 bits) and function (3 bits).
+    pub devfn: u8,
+}
+
+/// Told of the devices that dom0 finds, so that an IOMMU can be programmed for them.
+pub trait PhysicalDevices {
+    /// dom0 found a device. `physical_function` is given for virtual functions; `node` is its proximity domain.
+    ///
+    /// # Errors
+    /// What keeps it from being used (`ENODEV`, `ENOMEM`, ...).
+    fn add(&self, device: PciAddress, physical_function: Option<PciAddress>, node: Option<u32>) -> Result<(), Errno>;
+    /// A device is gone.
+    ///
+    /// # Errors
+    /// `ENODEV` if it was not known.
+    fn remove(&self, device: PciAddress) -> Result<(), Errno>;
+    /// dom0 knows whether firmware reserved a configuration space area: machine address `address`, buses `first_bus` to
+    /// `last_bus` of `segment`.
+    ///
+    /// # Errors
+    /// `ENODEV` if there is no such area.
+    fn config_space(
+        &self,
+        address: MachineAddr,
+        segment: u16,
+        first_bus: u8,
+        last_bus: u8,
+        reserved: bool,
+    ) -> Result<(), Errno>;
 }
 
 /// The architecture's part of a vCPU, owned by [`crate::vcpu::Vcpu`]; made by the architecture layer.
@@ -113,6 +188,13 @@ pub trait ArchVcpu: Any + Send + Sync {
     fn raise_upcall(&self);
     /// Makes an NMI pending.
     fn raise_nmi(&self);
+    /// The guest chose a vector for this vCPU's event upcalls, 16 to 255, delivered through its local APIC.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where this is not to be had.
+    fn set_upcall_vector(&self, _vector: u8) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
     /// Whether an interrupt or NMI is pending that the vCPU would take now if it ran: it does not block then. Called on
     /// the CPU that runs the vCPU.
     fn interrupt_pending(&self) -> bool {

@@ -1,0 +1,256 @@
+//! `platform_op(arg)`: what the hardware domain asks of the machine.
+
+use log::Level;
+use radon_abi::errno::Errno;
+use radon_abi::platform::{
+    self as abi, CpuOl, EnterAcpiSleep, FirmwareInfo, PcpuInfo, PcpuVersion, SetTime32, SetTime64,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, operation, refused};
+use crate::time::clock::set_wall_clock;
+use crate::types::{CpuId, GuestVirtAddr, Nanoseconds};
+
+const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
+    Operation { number, name, coverage: Coverage::Full, handler }
+}
+
+const fn no(number: u32, name: &'static str, errno: Errno) -> Operation {
+    Operation { number, name, coverage: Coverage::Refused(errno), handler: refused }
+}
+
+/// All operations.
+pub static OPERATIONS: &[Operation] = &[
+    op(abi::XENPF_SETTIME32, "XENPF_settime32", settime32),
+    no(abi::XENPF_ADD_MEMTYPE, "XENPF_add_memtype", Errno::ENOSYS),
+    no(abi::XENPF_DEL_MEMTYPE, "XENPF_del_memtype", Errno::ENOSYS),
+    no(abi::XENPF_READ_MEMTYPE, "XENPF_read_memtype", Errno::ENOSYS),
+    no(abi::XENPF_MICROCODE_UPDATE, "XENPF_microcode_update", Errno::EOPNOTSUPP),
+    no(abi::XENPF_PLATFORM_QUIRK, "XENPF_platform_quirk", Errno::EINVAL),
+    op(abi::XENPF_GET_CPU_VERSION, "XENPF_get_cpu_version", get_cpu_version),
+    no(abi::XENPF_EFI_RUNTIME_CALL, "XENPF_efi_runtime_call", Errno::ENOSYS),
+    Operation {
+        number: abi::XENPF_FIRMWARE_INFO,
+        name: "XENPF_firmware_info",
+        coverage: Coverage::Partial("nothing was asked of the firmware: every table is empty"),
+        handler: firmware_info,
+    },
+    op(abi::XENPF_ENTER_ACPI_SLEEP, "XENPF_enter_acpi_sleep", enter_acpi_sleep),
+    no(abi::XENPF_CHANGE_FREQ, "XENPF_change_freq", Errno::ENOSYS),
+    no(abi::XENPF_GETIDLETIME, "XENPF_getidletime", Errno::ENOSYS),
+    no(abi::XENPF_SET_PROCESSOR_PMINFO, "XENPF_set_processor_pminfo", Errno::ENOSYS),
+    op(abi::XENPF_GET_CPUINFO, "XENPF_get_cpuinfo", get_cpuinfo),
+    Operation {
+        number: abi::XENPF_CPU_ONLINE,
+        name: "XENPF_cpu_online",
+        coverage: Coverage::Partial("all CPUs are online always"),
+        handler: cpu_online,
+    },
+    no(abi::XENPF_CPU_OFFLINE, "XENPF_cpu_offline", Errno::EOPNOTSUPP),
+    no(abi::XENPF_CPU_HOTADD, "XENPF_cpu_hotadd", Errno::EOPNOTSUPP),
+    no(abi::XENPF_MEM_HOTADD, "XENPF_mem_hotadd", Errno::EOPNOTSUPP),
+    no(abi::XENPF_CORE_PARKING, "XENPF_core_parking", Errno::EOPNOTSUPP),
+    no(abi::XENPF_RESOURCE_OP, "XENPF_resource_op", Errno::EOPNOTSUPP),
+    op(abi::XENPF_SETTIME64, "XENPF_settime64", settime64),
+    no(abi::XENPF_GET_SYMBOL, "XENPF_get_symbol", Errno::ENOSYS),
+];
+
+/// `platform_op(arg)`: the operation's number is in its structure.
+///
+/// # Errors
+/// `EPERM` for callers other than dom0; `EACCES` for another version of the interface; `ENOSYS` for an unknown operation;
+/// `EFAULT`; else see there.
+pub fn platform_op(caller: &Caller<'_>, args: Args) -> OpResult {
+    caller.privileged()?;
+    // Command and version; each operation copies its own structure, all of them once.
+    let [cmd, version]: [u32; 2] = caller.read(args.handle(0))?;
+    if version != abi::XENPF_INTERFACE_VERSION {
+        return Err(Errno::EACCES);
+    }
+    operation(OPERATIONS, cmd, caller, args)
+}
+
+/// Where the operation's structure is.
+fn structure(args: Args) -> GuestVirtAddr {
+    GuestVirtAddr(args.get(0).wrapping_add(abi::UNION_OFFSET))
+}
+
+/// Copies the operation's structure in.
+fn read<T: FromBytes + IntoBytes>(caller: &Caller<'_>, args: Args) -> Result<T, Errno> {
+    caller.read(structure(args))
+}
+
+/// Copies the operation's structure out.
+fn write<T: IntoBytes + Immutable>(caller: &Caller<'_>, args: Args, value: &T) -> OpResult {
+    caller.write(structure(args), value)?;
+    SUCCESS
+}
+
+/// Number of the last CPU.
+fn last_cpu(caller: &Caller<'_>) -> u32 {
+    caller.hv.platform.cpu_count().saturating_sub(1)
+}
+
+/// `XENPF_settime64`: the wall clock had this value at that system time. Errors: `EINVAL`.
+fn settime64(caller: &Caller<'_>, args: Args) -> OpResult {
+    let a: SetTime64 = read(caller, args)?;
+    if a.mbz != 0 {
+        return Err(Errno::EINVAL);
+    }
+    set_wall_clock(caller.hv, a.secs, a.nsecs, Nanoseconds(a.system_time))?;
+    SUCCESS
+}
+
+/// `XENPF_settime32`: as `XENPF_settime64`.
+fn settime32(caller: &Caller<'_>, args: Args) -> OpResult {
+    let a: SetTime32 = read(caller, args)?;
+    set_wall_clock(caller.hv, u64::from(a.secs), a.nsecs, Nanoseconds(a.system_time))?;
+    SUCCESS
+}
+
+/// `XENPF_get_cpuinfo`: how firmware names a CPU. A CPU that does not exist is said to be invalid.
+fn get_cpuinfo(caller: &Caller<'_>, args: Args) -> OpResult {
+    let mut a: PcpuInfo = read(caller, args)?;
+    let last = last_cpu(caller);
+    a.max_present = last;
+    if a.xen_cpuid > last {
+        a.flags = abi::XEN_PCPU_FLAGS_INVALID;
+    } else {
+        let id = caller.hv.platform.physical_id(CpuId(a.xen_cpuid)).unwrap_or(u64::from(a.xen_cpuid));
+        // The halves of the physical identifier.
+        a.apic_id = id as u32;
+        a.acpi_id = (id >> 32) as u32;
+        a.flags = abi::XEN_PCPU_FLAGS_ONLINE;
+    }
+    write(caller, args, &a)
+}
+
+/// `XENPF_get_cpu_version`: a CPU's model; all zero if there is no such CPU.
+fn get_cpu_version(caller: &Caller<'_>, args: Args) -> OpResult {
+    let a: PcpuVersion = read(caller, args)?;
+    let cpu = caller.hv.platform.cpu_identity(CpuId(a.xen_cpuid)).unwrap_or_default();
+    let answer = PcpuVersion {
+        xen_cpuid: a.xen_cpuid,
+        max_present: last_cpu(caller),
+        vendor_id: cpu.vendor,
+        family: cpu.family,
+        model: cpu.model,
+        stepping: cpu.stepping,
+    };
+    write(caller, args, &answer)
+}
+
+/// `XENPF_cpu_online`: brings a CPU up. Errors: `EINVAL` for one that does not exist.
+fn cpu_online(caller: &Caller<'_>, args: Args) -> OpResult {
+    let a: CpuOl = read(caller, args)?;
+    if a.cpuid > last_cpu(caller) { Err(Errno::EINVAL) } else { SUCCESS }
+}
+
+/// `XENPF_firmware_info`: what the boot code asked of the BIOS or of EFI.
+///
+/// Errors: `ESRCH` for a disk or monitor that is not known; `ENODEV`: not booted by EFI; `EINVAL`.
+fn firmware_info(caller: &Caller<'_>, args: Args) -> OpResult {
+    let mut a: FirmwareInfo = read(caller, args)?;
+    match a.kind {
+        abi::XEN_FW_DISK_INFO | abi::XEN_FW_DISK_MBR_SIGNATURE | abi::XEN_FW_VBEDDC_INFO => Err(Errno::ESRCH),
+        abi::XEN_FW_EFI_INFO => Err(Errno::ENODEV),
+        abi::XEN_FW_KBD_SHIFT_FLAGS if a.index != 0 => Err(Errno::ESRCH),
+        abi::XEN_FW_KBD_SHIFT_FLAGS => {
+            // No key is held down.
+            a.u = [0; 4];
+            write(caller, args, &a)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `XENPF_enter_acpi_sleep`: the last step of dom0's suspend or power-off.
+///
+/// Errors: `EINVAL` for another state or registers that contradict each other; `EOPNOTSUPP` where the machine cannot do
+/// it.
+fn enter_acpi_sleep(caller: &Caller<'_>, args: Args) -> OpResult {
+    let a: EnterAcpiSleep = read(caller, args)?;
+    if a.flags & !abi::XENPF_ACPI_SLEEP_EXTENDED != 0 || !matches!(a.sleep_state, 3 | 5) {
+        return Err(Errno::EINVAL);
+    }
+    if a.flags & abi::XENPF_ACPI_SLEEP_EXTENDED != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let text = format_args!("Preparing system for ACPI S{} state.", a.sleep_state);
+    caller.hv.console.log(&*caller.hv.platform, Level::Info, text);
+    caller.hv.platform.acpi_sleep(a.sleep_state, a.val_a, a.val_b)?;
+    SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hypercall::Outcome;
+    use crate::testing::TestHost;
+    use crate::types::DomainId;
+
+    const AT: u64 = 0x1000;
+
+    fn call<T: IntoBytes + Immutable + FromBytes>(
+        host: &TestHost,
+        domain: DomainId,
+        cmd: u32,
+        value: T,
+    ) -> Result<T, Errno> {
+        let caller = host.caller(domain, 0);
+        caller.write(GuestVirtAddr(AT), &[cmd, abi::XENPF_INTERFACE_VERSION]).unwrap();
+        caller.write(GuestVirtAddr(AT + 8), &value).unwrap();
+        assert_eq!(platform_op(&caller, Args([AT, 0, 0, 0, 0, 0]))?, Outcome::Done(0));
+        caller.read(GuestVirtAddr(AT + 8))
+    }
+
+    #[test]
+    fn cpus_are_described() {
+        let mut host = TestHost::new(1024, 2);
+        let dom0 = host.add_domain(1);
+        let info = call(&host, dom0, abi::XENPF_GET_CPUINFO, PcpuInfo { xen_cpuid: 1, ..Default::default() }).unwrap();
+        assert_eq!((info.max_present, info.flags), (1, abi::XEN_PCPU_FLAGS_ONLINE));
+        let info = call(&host, dom0, abi::XENPF_GET_CPUINFO, PcpuInfo { xen_cpuid: 2, ..Default::default() }).unwrap();
+        assert_eq!((info.max_present, info.flags), (1, abi::XEN_PCPU_FLAGS_INVALID));
+        let none = PcpuVersion { xen_cpuid: 7, family: 99, ..Default::default() };
+        assert_eq!(call(&host, dom0, abi::XENPF_GET_CPU_VERSION, none).unwrap().family, 0);
+        assert!(call(&host, dom0, abi::XENPF_CPU_ONLINE, CpuOl { cpuid: 1 }).is_ok());
+        assert_eq!(call(&host, dom0, abi::XENPF_CPU_ONLINE, CpuOl { cpuid: 2 }), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn the_clock_can_be_set() {
+        let mut host = TestHost::new(1024, 1);
+        let dom0 = host.add_domain(1);
+        let time = SetTime64 { secs: 1_800_000_000, nsecs: 5, mbz: 0, system_time: 0 };
+        call(&host, dom0, abi::XENPF_SETTIME64, time).unwrap();
+        let at = host.domain(dom0).shared_info.addr().0 + radon_abi::xen::shared_info::WC_SEC;
+        assert_eq!(host.hv.platform.memory().load_u32(crate::types::MachineAddr(at)), 1_800_000_000);
+        assert_eq!(call(&host, dom0, abi::XENPF_SETTIME64, SetTime64 { mbz: 1, ..time }), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn callers_and_versions_are_checked() {
+        let mut host = TestHost::new(1024, 1);
+        let (dom0, guest) = (host.add_domain(1), host.add_domain(1));
+        assert_eq!(call(&host, guest, abi::XENPF_GET_CPUINFO, PcpuInfo::default()), Err(Errno::EPERM));
+        assert_eq!(call(&host, dom0, 1000, [0u8; 128]), Err(Errno::ENOSYS));
+        host.caller(dom0, 0).write(GuestVirtAddr(AT), &[abi::XENPF_GET_CPUINFO, 1]).unwrap();
+        assert_eq!(platform_op(&host.caller(dom0, 0), Args([AT, 0, 0, 0, 0, 0])), Err(Errno::EACCES));
+    }
+
+    #[test]
+    fn firmware_and_sleep() {
+        let mut host = TestHost::new(1024, 1);
+        let dom0 = host.add_domain(1);
+        let ask = |kind, index| FirmwareInfo { kind, index, u: [1; 4] };
+        let info = |kind, index| call(&host, dom0, abi::XENPF_FIRMWARE_INFO, ask(kind, index));
+        assert_eq!(info(abi::XEN_FW_EFI_INFO, 0), Err(Errno::ENODEV));
+        assert_eq!(info(abi::XEN_FW_DISK_INFO, 0), Err(Errno::ESRCH));
+        assert_eq!(info(abi::XEN_FW_KBD_SHIFT_FLAGS, 0).map(|a| a.u[0]), Ok(0));
+        assert_eq!(info(99, 0), Err(Errno::EINVAL));
+        let sleep = |sleep_state| EnterAcpiSleep { sleep_state, ..Default::default() };
+        assert_eq!(call(&host, dom0, abi::XENPF_ENTER_ACPI_SLEEP, sleep(5)), Err(Errno::EOPNOTSUPP));
+        assert_eq!(call(&host, dom0, abi::XENPF_ENTER_ACPI_SLEEP, sleep(1)), Err(Errno::EINVAL));
+    }
+}
