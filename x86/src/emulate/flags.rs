@@ -158,7 +158,7 @@ mod tests {
                 into_top = c;
             }
             r |= u64::from(x ^ y ^ c) << n;
-            c = (x && y) || (x && c) || (y && c);
+            c = u8::from(x) + u8::from(y) + u8::from(c) >= 2;
             if n == 3 {
                 af = c;
             }

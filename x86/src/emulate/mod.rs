@@ -20,7 +20,7 @@ pub mod decode;
 mod encoding;
 pub mod execute;
 pub mod flags;
-mod guest;
+pub mod guest;
 pub mod instruction;
 pub mod linear;
 mod string;

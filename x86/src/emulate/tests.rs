@@ -496,7 +496,7 @@ fn exchanges() {
 fn bits() {
     let t = Test::new(&[0x0f, 0xab, 0x03]).data(0).gpr(RAX, 33).done(); // bts [rbx], eax
     assert_eq!((t.memory(), t.cpu.rflags & rflags::CF), (1 << 33, 0));
-    let mut t = Test::new(&[0x0f, 0xa3, 0x03]).gpr(RAX, (-1_i32) as u32 as u64); // bt, one bit below
+    let mut t = Test::new(&[0x0f, 0xa3, 0x03]).gpr(RAX, 0xffff_ffff); // bt, one bit below
     t.ram.put(DATA - 8, 1 << 63);
     let t = t.done();
     assert_eq!(t.cpu.rflags & rflags::CF, rflags::CF);
