@@ -28,10 +28,15 @@
 //! [`crate::sync::Rank::RunQueue`].
 
 mod cpuset;
+pub mod credit2;
 mod null;
 pub mod ops;
 mod policy;
 mod shutdown;
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
 mod unit;
 pub mod vcpu_op;
 
@@ -49,6 +54,7 @@ use crate::types::{CpuId, Nanoseconds, VcpuId};
 use crate::vcpu::Vcpu;
 
 pub use cpuset::{CPUS_MAX, CpuSet};
+pub use credit2::Credit2;
 pub use null::Null;
 pub use policy::{Context, Pick, Policy, PolicyKind};
 pub(crate) use shutdown::watchdog_fired;
@@ -99,7 +105,8 @@ impl Scheduler {
     pub fn new(kind: PolicyKind, cpus: u32) -> Scheduler {
         let all = CpuSet::first(cpus);
         let policy: Box<dyn Policy> = match kind {
-            PolicyKind::Credit2 | PolicyKind::Null => Box::new(Null::new(all)),
+            PolicyKind::Credit2 => Box::new(Credit2::new(&groups(cpus))),
+            PolicyKind::Null => Box::new(Null::new(all)),
         };
         let flags: Vec<CpuFlags> = (0..cpus).map(|_| CpuFlags::default()).collect();
         for cpu in &flags {
@@ -125,7 +132,8 @@ impl Scheduler {
     }
 
     fn context<'a>(&'a self, hv: &'a Hypervisor) -> Context<'a> {
-        Context { platform: &*hv.platform, timers: &hv.timers, flags: &self.cpus }
+        let ratelimit = Nanoseconds::from_micros(u64::from(self.ratelimit_us()));
+        Context { platform: &*hv.platform, timers: &hv.timers, ratelimit, flags: &self.cpus }
     }
 
     fn policy_of(&self, unit: &Unit) -> Option<&dyn Policy> {
@@ -449,6 +457,17 @@ impl Scheduler {
         }
         Ok(())
     }
+}
+
+/// Most CPUs that share a run queue (as Xen's `credit2_max_cpus_runqueue`): few enough for one lock.
+const QUEUE_CPUS: u32 = 16;
+
+/// The CPUs in groups of equal size, give or take one, that may share a run queue. Neighbours in number tend to be
+/// neighbours in the machine.
+fn groups(cpus: u32) -> Vec<CpuSet> {
+    let count = cpus.div_ceil(QUEUE_CPUS).max(1);
+    let start = |n: u32| n.saturating_mul(cpus).checked_div(count).unwrap_or(0);
+    (0..count).map(|n| (start(n)..start(n.saturating_add(1))).map(CpuId).collect()).collect()
 }
 
 /// [`Scheduler::ratelimit_us`] when nobody set another (as Xen's `sched_ratelimit_us`).

@@ -70,6 +70,8 @@ pub struct Context<'a> {
     pub platform: &'a dyn Platform,
     /// Timer queues, for budgets.
     pub timers: &'a Timers,
+    /// Shortest time that a unit runs before another preempts it.
+    pub ratelimit: Nanoseconds,
     pub(super) flags: &'a [CpuFlags],
 }
 

@@ -73,6 +73,12 @@ impl DomainSched {
         self.units.lock().retain(|u| !core::ptr::eq(u.as_ptr(), Arc::as_ptr(unit)));
     }
 
+    /// How many units it has.
+    #[must_use]
+    pub fn unit_count(&self) -> usize {
+        self.units.lock().len()
+    }
+
     /// Its units under the scheduler's care. Holds no lock while the caller looks at one.
     pub fn units(&self) -> impl Iterator<Item = Arc<Unit>> + '_ {
         let at = |n: usize| self.units.lock().get(n).map(Weak::upgrade);
