@@ -8,16 +8,20 @@
 #![forbid(unsafe_code)]
 
 pub mod cpufeatureset;
+pub mod domctl;
 pub mod errno;
 pub mod event_channel;
 pub mod features;
 pub mod grant_table;
+pub mod guest_context;
 pub mod hvm;
 pub mod hypercall;
 pub mod memory;
 pub mod physdev;
 pub mod platform;
+pub mod save;
 pub mod sched;
+pub mod sysctl;
 pub mod vcpu;
 pub mod version;
 pub mod xen;
