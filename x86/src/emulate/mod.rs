@@ -303,7 +303,18 @@ pub fn code_mode(cpu: &dyn CpuState) -> Mode {
 /// The fault that the processor would raise for this instruction, or what [`Memory::read`] says.
 pub fn fetch(cpu: &dyn CpuState, memory: &mut dyn Memory, supplied: &[u8]) -> Result<Instruction, Fault> {
     let mode = code_mode(cpu);
-    match decode(supplied, mode) {
+    fetch_as(cpu, memory, supplied, mode, &|bytes| decode(bytes, mode))
+}
+
+/// As [`fetch`], with the bytes understood by `parse`, which asks for more with [`DecodeError::Incomplete`].
+fn fetch_as<T>(
+    cpu: &dyn CpuState,
+    memory: &mut dyn Memory,
+    supplied: &[u8],
+    mode: Mode,
+    parse: &dyn Fn(&[u8]) -> Result<T, DecodeError>,
+) -> Result<T, Fault> {
+    match parse(supplied) {
         Err(DecodeError::Incomplete) => {}
         other => return Ok(other?),
     }
@@ -338,7 +349,7 @@ pub fn fetch(cpu: &dyn CpuState, memory: &mut dyn Memory, supplied: &[u8]) -> Re
         }
         memory.read(linear, to, AccessKind::Fetch)?;
         have = end;
-        match decode(bytes.get(..have).unwrap_or(&[]), mode) {
+        match parse(bytes.get(..have).unwrap_or(&[])) {
             Err(DecodeError::Incomplete) if have < MAX_LENGTH => {}
             other => return Ok(other?),
         }
@@ -371,6 +382,22 @@ pub fn next_rip(cpu: &dyn CpuState, length: u8) -> u64 {
     }
 }
 
+/// Intercepted instructions without prefixes.
+const PLAIN: &[(Op, &[u8])] = &[
+    (Op::Vmmcall, &[0x0f, 0x01, 0xd9]),
+    (Op::Wrmsr, &[0x0f, 0x30]),
+    (Op::Rdmsr, &[0x0f, 0x32]),
+    (Op::Hlt, &[0xf4]),
+    (Op::Cpuid, &[0x0f, 0xa2]),
+    (Op::Pause, &[0xf3, 0x90]),
+    (Op::In, &[0xec]),
+    (Op::In, &[0xed]),
+    (Op::Out, &[0xee]),
+    (Op::Out, &[0xef]),
+    (Op::Rdtsc, &[0x0f, 0x31]),
+    (Op::Rdtscp, &[0x0f, 0x01, 0xf9]),
+];
+
 /// The length of the intercepted instruction at RIP, which must be one of `expected`. For processors that do not report
 /// where the next instruction begins.
 ///
@@ -383,8 +410,16 @@ pub fn intercepted_length(
     supplied: &[u8],
     expected: &[Op],
 ) -> Result<u8, Fault> {
-    let instruction = fetch(cpu, memory, supplied)?;
-    if expected.contains(&instruction.op) { Ok(instruction.length) } else { Err(Fault::Retry) }
+    let mode = code_mode(cpu);
+    fetch_as(cpu, memory, supplied, mode, &|bytes| {
+        // Nearly always the instruction is plain; the decoder is for prefixes.
+        let plain = PLAIN.iter().find(|(op, code)| expected.contains(op) && bytes.starts_with(code));
+        match plain {
+            Some((_, code)) => Ok(Some(code.len() as u8)),
+            None => decode(bytes, mode).map(|i| expected.contains(&i.op).then_some(i.length)),
+        }
+    })?
+    .ok_or(Fault::Retry)
 }
 
 #[cfg(test)]

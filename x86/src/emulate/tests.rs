@@ -744,6 +744,12 @@ fn intercepted_lengths() {
         retire(&mut t.cpu, length);
         assert_eq!(t.cpu.rip, CODE + u64::from(length));
     }
+    // The short way agrees with the decoder.
+    for (op, code) in PLAIN {
+        for mode in [Mode::Bits16, Mode::Bits32, Mode::Bits64] {
+            assert_eq!(decode(code, mode).map(|i| (i.op, usize::from(i.length))), Ok((*op, code.len())));
+        }
+    }
 }
 
 #[test]
