@@ -34,6 +34,8 @@ pub mod ops;
 mod policy;
 mod shutdown;
 #[cfg(test)]
+mod host_tests;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod tests;
