@@ -83,6 +83,9 @@ fn mnemonic_fits(op: Op, m: Mnemonic) -> bool {
                 | M::Prefetchit1
                 | M::Reservednop
                 | M::Cldemote
+                | M::Clflush
+                | M::Clflushopt
+                | M::Clwb
                 | M::Endbr32
                 | M::Endbr64
                 | M::Rdsspd

@@ -308,6 +308,11 @@ fn two_byte(p: &Parts) -> Option<Meaning> {
             p.binary(op, operand, p.rm(operand), Operand::Immediate)
         }
         0xaa => p.plain(Op::Rsm),
+        // CLFLUSH, CLFLUSHOPT, CLWB: there is nothing to flush of what is emulated.
+        0xae if is_memory => match (p.group(), p.prefix()) {
+            (7, Prefix::None | Prefix::P66) | (6, Prefix::P66) => p.plain(Op::Nop),
+            _ => p.plain(Op::Other),
+        },
         0xb0 | 0xb1 => p.binary(Op::Cmpxchg, width, p.rm(width), p.reg(width)),
         0xb6 | 0xb7 | 0xbe | 0xbf => {
             let source = if p.opcode & 1 == 0 { Width::Byte } else { Width::Word };

@@ -20,11 +20,12 @@ const DR7_GD: u64 = 1 << 13;
 /// Iterations of a repeated string instruction that one call executes.
 pub const DEFAULT_BUDGET: u32 = 256;
 
-/// Why an instruction came to the emulator. Another vCPU may change the code after the exit; an instruction that cannot
-/// have caused it is left to the processor, which makes the checks that the emulator does not.
+/// Why an instruction came to the emulator. Another vCPU may change the code after the exit, so what is fetched now may be
+/// another instruction; one that needs checks which only the processor made (the I/O permission of port accesses) and
+/// that cannot have caused the exit is left to the processor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cause {
-    /// An access to memory that has no mapping: an instruction with a memory operand.
+    /// An access to memory that has no mapping: anything but a port access.
     Memory,
     /// A port access (the processor has checked the privilege): IN, OUT, INS or OUTS.
     Port,
