@@ -32,6 +32,8 @@ const SYMBOLS_MAGIC: u32 = u32::from_le_bytes(*b"RSYM");
 const HEADER_SIZE: usize = 52;
 const PROGRAM_HEADER_SIZE: usize = 32;
 const PAGE: usize = 4096;
+/// Nothing of the image is in the first MiB.
+const LOWEST_ADDRESS: u64 = 1 << 20;
 
 /// A name and where it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,7 +109,8 @@ fn symbols(elf: &[u8]) -> Result<Vec<Symbol>> {
         let name = symbol.name()?;
         let kind = symbol.kind();
         let wanted = matches!(kind, SymbolKind::Text | SymbolKind::Data | SymbolKind::Label | SymbolKind::Unknown);
-        if !wanted || name.is_empty() || !symbol.is_definition() && symbol.address() == 0 {
+        // Lower values are constants of the assembler, no addresses.
+        if !wanted || name.is_empty() || symbol.address() < LOWEST_ADDRESS {
             continue;
         }
         symbols.push(Symbol {
