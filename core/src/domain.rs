@@ -13,6 +13,7 @@ use radon_abi::errno::Errno;
 
 use crate::evtchn::EventChannels;
 use crate::grant::GrantTable;
+use crate::memory::MemoryMap;
 use crate::p2m::P2m;
 use crate::platform::ArchDomain;
 use crate::sched::DomainSched;
@@ -48,6 +49,8 @@ pub struct Domain {
     pub events: EventChannels,
     /// Grant table.
     pub grants: GrantTable,
+    /// The memory map that the domain may ask for.
+    pub memory_map: MemoryMap,
     /// The shared information page (`struct shared_info`): a frame that the hypervisor allocated for the domain.
     pub shared_info: Mfn,
     /// HVM parameters (`HVM_PARAM_*`), plain values; their meaning is in [`crate::hypercall`]'s hvm operations.
@@ -89,6 +92,7 @@ impl Domain {
             p2m: parts.p2m,
             events: EventChannels::new(),
             grants: GrantTable::new(),
+            memory_map: MemoryMap::default(),
             shared_info: parts.shared_info,
             hvm_params: Lock::new(Rank::Domain, [0; HVM_PARAMS]),
             vm_assist: AtomicU64::new(0),

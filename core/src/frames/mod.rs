@@ -314,25 +314,29 @@ impl FrameAllocator {
         Ok(self.own(owner, Kind::Domain, start, count))
     }
 
-    /// Promises `frames` frames to a domain, in place of what was promised before. Allocations for others leave that
-    /// much free. 0 ends the claim.
+    /// Promises a domain that it can have `frames` frames in all: allocations for others leave that much free until it
+    /// has them. 0 ends the promise. Source: `XENMEM_claim_pages` in Xen's `memory.h`.
     ///
     /// # Errors
-    /// `EINVAL`: the domain may not own that many. `ENOMEM`: not enough free.
+    /// `EINVAL`: it has a claim, has as many frames already, or may not have that many. `ENOMEM`: not enough is free.
     pub fn claim(&self, domain: DomainId, frames: u64) -> Result<(), Errno> {
         let mut heap = self.heap.lock();
         let account = self.account(domain);
         let had = account.claimed();
-        let others = heap.claimed.saturating_sub(had);
-        let wanted = if frames == 0 { 0 } else { frames.checked_sub(account.pages()).ok_or(Errno::EINVAL)? };
-        if frames > account.limit() && frames != 0 {
+        if frames == 0 {
+            heap.claimed = heap.claimed.saturating_sub(had);
+            account.claim.store(0, Ordering::Release);
+            return Ok(());
+        }
+        let missing = frames.saturating_sub(account.pages());
+        if had != 0 || missing == 0 || frames > account.limit() {
             return Err(Errno::EINVAL);
         }
-        if wanted > heap.free().saturating_sub(others) {
+        if missing > heap.free().saturating_sub(heap.claimed) {
             return Err(Errno::ENOMEM);
         }
-        heap.claimed = others.saturating_add(wanted);
-        account.claim.store(wanted, Ordering::Release);
+        heap.claimed = heap.claimed.saturating_add(missing);
+        account.claim.store(missing, Ordering::Release);
         Ok(())
     }
 
@@ -432,7 +436,7 @@ impl FrameAllocator {
 
     /// Takes a parked frame of `owner` back into use, within the owner's limit; `None` if it is not parked or the limit
     /// is reached.
-    pub(crate) fn unpark(&self, mfn: Mfn, owner: DomainId) -> Option<OwnedFrames<'_>> {
+    fn unpark(&self, mfn: Mfn, owner: DomainId) -> Option<OwnedFrames<'_>> {
         let info = self.table.get(mfn)?;
         if !self.account(owner).charge(1) {
             return None;
@@ -443,6 +447,29 @@ impl FrameAllocator {
             return None;
         }
         Some(OwnedFrames { frames: self, owner, start: mfn, count: 1 })
+    }
+
+    /// Gives `owner` exactly this frame, within its limit: one that was parked for it, with its old contents, or a free
+    /// one, zeroed. For identity maps.
+    ///
+    /// # Errors
+    /// `ENOMEM`: the limit is reached. `EBUSY`: the frame is in use.
+    pub(crate) fn alloc_exactly(
+        &self,
+        memory: &dyn PhysMemory,
+        owner: DomainId,
+        mfn: Mfn,
+    ) -> Result<OwnedFrames<'_>, Errno> {
+        let account = self.account(owner);
+        if account.pages() >= account.limit() {
+            return Err(Errno::ENOMEM);
+        }
+        if let Some(parked) = self.unpark(mfn, owner) {
+            return Ok(parked);
+        }
+        let frame = self.take_range(owner, mfn, 1)?;
+        memory.zero_frame(mfn);
+        Ok(frame)
     }
 
     /// Whether a frame is set aside for `owner`.

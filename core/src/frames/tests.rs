@@ -44,9 +44,10 @@ fn limits_and_claims() {
     assert!(a.alloc_domain(&m, D, Order(3), Placement::default()).is_err());
     assert_eq!(a.account(D).pages(), 4);
     assert_eq!(a.claim(D, 9), Err(Errno::EINVAL));
-    assert_eq!(a.claim(D, 3), Err(Errno::EINVAL), "less than it has");
+    assert_eq!(a.claim(D, 4), Err(Errno::EINVAL), "it has that");
     assert_eq!(a.claim(other, 1000), Err(Errno::ENOMEM));
     a.claim(D, 8).unwrap();
+    assert_eq!(a.claim(D, 7), Err(Errno::EINVAL), "one at a time");
     assert_eq!(a.claimed_frames(), 4);
     let mut rest = Vec::new();
     while let Ok(f) = a.alloc_domain(&m, other, Order::PAGE, Placement::default()) {

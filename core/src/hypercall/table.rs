@@ -6,7 +6,7 @@ use radon_abi::hypercall as number;
 
 use super::{Args, Caller, OpResult, Outcome};
 use crate::sched::{ops as sched, vcpu_op};
-use crate::{console, evtchn, ops};
+use crate::{console, evtchn, grant, memory, ops};
 
 /// How much of an operation is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +56,12 @@ const fn call(
 /// and `nmi_op`, `callback_op`, `xenoprof_op`, `kexec_op` and `mca`, which Xen 4.17 does not offer to HVM domains either.
 pub static HYPERCALLS: &[Hypercall] = &[
     call(number::PLATFORM_OP, "platform_op", ops::platform::platform_op, ops::platform::OPERATIONS),
+    call(number::MEMORY_OP, "memory_op", memory::memory_op, memory::MEMORY_OPS),
     call(number::MULTICALL, "multicall", ops::multicall::multicall, &[]),
     call(number::SET_TIMER_OP, "set_timer_op", sched::set_timer_op, &[]),
     call(number::XEN_VERSION, "xen_version", ops::version::xen_version, ops::version::OPERATIONS),
     call(number::CONSOLE_IO, "console_io", console::console_io, console::OPERATIONS),
+    call(number::GRANT_TABLE_OP, "grant_table_op", grant::grant_table_op, grant::GRANT_TABLE_OPS),
     call(number::VM_ASSIST, "vm_assist", ops::vm_assist::vm_assist, ops::vm_assist::OPERATIONS),
     call(number::VCPU_OP, "vcpu_op", vcpu_op::vcpu_op, vcpu_op::VCPU_OPS),
     call(number::SCHED_OP, "sched_op", sched::sched_op, sched::SCHED_OPS),

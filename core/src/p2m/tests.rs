@@ -131,7 +131,7 @@ fn identity_map_parks() {
     assert_eq!((hv.frames.account(d).pages(), hv.frames.free_frames()), (1023, free));
     p2m.remove(hv, Gfn(700), Order::PAGE, |_| Ok(()), &mut batch).unwrap();
     batch.flush();
-    let back = hv.frames.unpark(Mfn(700), d).unwrap();
+    let back = hv.frames.alloc_exactly(hv.platform.memory(), d, Mfn(700)).unwrap();
     assert_eq!(p2m.add_ram(hv, Gfn(701), back, &mut batch), Err(Errno::EBUSY), "only at its own address");
     // The refused frame was freed, since its claim was passed in.
     assert_eq!(hv.frames.free_frames(), free + 1);

@@ -35,7 +35,7 @@ pub struct Unmapped<'a> {
     tag: u64,
     /// A translation was taken away or narrowed since the last flush.
     stale: bool,
-    runs: ArrayVec<Run, 32>,
+    runs: ArrayVec<Run, 64>,
 }
 
 impl<'a> Unmapped<'a> {

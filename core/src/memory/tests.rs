@@ -1,0 +1,378 @@
+use super::{Args, Errno, Outcome, abi, memory_op};
+use crate::frames::{Kind as FrameKind, Order};
+use crate::p2m::{Access, Entry, Kind};
+use crate::testing::{DOMAIN_FRAMES, TestHost};
+use crate::types::{DomainId, Gfn, GuestPhysAddr, GuestVirtAddr, Mfn};
+use abi::{MemoryMap, *};
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use radon_abi::xen::DOMID_SELF;
+use zerocopy::{Immutable, IntoBytes};
+
+/// Where tests put requests and arrays.
+const ARG: u64 = 0x1000;
+const LIST: u64 = 0x2000;
+const LIST2: u64 = 0x4000;
+const ERRS: u64 = 0x6000;
+
+struct Fixture {
+    host: TestHost,
+    dom0: DomainId,
+    guest: DomainId,
+}
+
+fn fixture() -> Fixture {
+    let mut host = TestHost::new(4096, 1);
+    let (dom0, guest) = (host.add_domain(1), host.add_domain(1));
+    Fixture { host, dom0, guest }
+}
+
+impl Fixture {
+    /// Issues an operation to its end, as the guest would see it.
+    fn call<T: IntoBytes + Immutable>(&self, who: DomainId, op: u32, request: &T) -> Result<u64, Errno> {
+        self.host.caller(who, 0).write(GuestVirtAddr(ARG), request).unwrap();
+        let mut args = Args([u64::from(op), ARG, 0, 0, 0, 0]);
+        for _ in 0..1000 {
+            match memory_op(&self.host.caller(who, 0), args)? {
+                Outcome::Continue(next) => args = next,
+                Outcome::Done(n) => return Ok(n),
+                Outcome::Reschedule => panic!(),
+            }
+        }
+        panic!("no end")
+    }
+
+    fn list(&self, who: DomainId, at: u64, values: impl IntoIterator<Item = u64>) {
+        for (n, v) in values.into_iter().enumerate() {
+            self.host.caller(who, 0).write_at(GuestVirtAddr(at), n as u64, &v).unwrap();
+        }
+    }
+
+    fn reserve(&self, who: DomainId, op: u32, dom: u16, order: u32, gfns: &[u64]) -> Result<u64, Errno> {
+        self.list(who, LIST, gfns.iter().copied());
+        self.call(
+            who,
+            op,
+            &MemoryReservation {
+                extent_start: LIST,
+                nr_extents: gfns.len() as u64,
+                extent_order: order,
+                domid: dom,
+                ..Default::default()
+            },
+        )
+    }
+
+    fn pages(&self, d: DomainId) -> u64 {
+        self.host.hv.frames.account(d).pages()
+    }
+
+    fn limit(&self, d: DomainId, limit: u64) {
+        self.host.hv.frames.account(d).set_limit(limit);
+    }
+
+    fn entry(&self, d: DomainId, gfn: u64) -> Entry {
+        self.host.domain(d).p2m.query(&self.host.hv, Gfn(gfn)).entry
+    }
+}
+
+#[test]
+fn decrease_and_populate() {
+    let f = fixture();
+    let free = f.host.hv.frames.free_frames();
+    assert_eq!(f.reserve(f.guest, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 0, &[40, 41, 1000, 42]), Ok(2));
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES - 2);
+    assert_eq!(f.host.hv.frames.free_frames(), free + 2);
+    assert_eq!(f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[41, 40, 1000]), Ok(3));
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES + 1);
+    // Populating what is populated gives a new frame there; the old one is free again.
+    let old = f.entry(f.guest, 40).mfn;
+    assert_eq!(f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[40]), Ok(1));
+    assert_ne!(f.entry(f.guest, 40).mfn, old);
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES + 1);
+    f.limit(f.guest, DOMAIN_FRAMES + 2);
+    assert_eq!(f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[2000, 2001, 2002]), Ok(1));
+    assert_eq!(f.call(f.guest, XENMEM_CURRENT_RESERVATION, &DOMID_SELF), Ok(DOMAIN_FRAMES + 2));
+    assert_eq!(f.call(f.guest, XENMEM_MAXIMUM_RESERVATION, &f.guest.0), Ok(DOMAIN_FRAMES + 2));
+    assert_eq!(f.call(f.guest, XENMEM_MAXIMUM_GPFN, &DOMID_SELF), Ok(2000));
+    assert_eq!(f.call(f.guest, XENMEM_MAXIMUM_RAM_PAGE, &0u16), Ok(4096));
+}
+
+#[test]
+fn large_extents() {
+    let f = fixture();
+    f.limit(f.guest, 2048);
+    assert_eq!(f.reserve(f.dom0, XENMEM_POPULATE_PHYSMAP, f.guest.0, 9, &[512, 1024]), Ok(2));
+    assert_eq!(f.host.domain(f.guest).p2m.query(&f.host.hv, Gfn(600)).order, Order::LARGE);
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES + 1024);
+    // Not over something, and not beyond what guests may ask for at a time.
+    assert_eq!(f.reserve(f.dom0, XENMEM_POPULATE_PHYSMAP, f.guest.0, 9, &[512]), Ok(0));
+    assert_eq!(f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 10, &[0x10000]), Ok(0));
+    assert_eq!(f.reserve(f.dom0, XENMEM_POPULATE_PHYSMAP, f.guest.0, 64, &[0x10000]), Ok(0));
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES + 1024);
+    assert_eq!(f.reserve(f.guest, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 3, &[512, 520]), Ok(2));
+    assert_eq!(f.reserve(f.guest, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 9, &[1024]), Ok(1));
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES + 512 - 16);
+}
+
+#[test]
+fn reservations_are_checked() {
+    let f = fixture();
+    let free = f.host.hv.frames.free_frames();
+    assert_eq!(f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, f.dom0.0, 0, &[100]), Err(Errno::EPERM));
+    assert_eq!(f.reserve(f.guest, XENMEM_DECREASE_RESERVATION, f.dom0.0, 0, &[1]), Err(Errno::EPERM));
+    assert_eq!(f.reserve(f.dom0, XENMEM_POPULATE_PHYSMAP, 77, 0, &[100]), Ok(0));
+    assert_eq!(f.reserve(f.guest, XENMEM_INCREASE_RESERVATION, DOMID_SELF, 0, &[0]), Ok(0));
+    let limit = f.host.domain(f.guest).p2m.limit().0;
+    assert_eq!(f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[limit, u64::MAX]), Ok(0));
+    assert_eq!(f.reserve(f.guest, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 1, &[u64::MAX]), Ok(0));
+    let mut r = MemoryReservation { extent_start: LIST, nr_extents: 1 << 40, domid: DOMID_SELF, ..Default::default() };
+    assert_eq!(f.call(f.guest, XENMEM_POPULATE_PHYSMAP, &r), Ok(0));
+    (r.nr_extents, r.mem_flags) = (1, XENMEMF_POPULATE_ON_DEMAND);
+    assert_eq!(f.call(f.guest, XENMEM_POPULATE_PHYSMAP, &r), Ok(0));
+    (r.extent_start, r.mem_flags) = (1 << 50, 0);
+    assert_eq!(f.call(f.guest, XENMEM_POPULATE_PHYSMAP, &r), Ok(0));
+    assert_eq!(f.host.hv.frames.free_frames(), free);
+    let caller = f.host.caller(f.guest, 0);
+    let args = |op: u64, at| Args([op, at, 0, 0, 0, 0]);
+    assert_eq!(memory_op(&caller, args(6 | 5 << 6, 1 << 50)), Ok(Outcome::Done(5)), "as far as it had come");
+    assert_eq!(memory_op(&caller, args(3, 1 << 50)), Err(Errno::EFAULT));
+    assert_eq!(memory_op(&caller, args(3 | 1 << 6, ARG)), Err(Errno::EINVAL));
+    assert_eq!(memory_op(&caller, args(63, ARG)), Err(Errno::ENOSYS));
+    for op in [5, 10, 11, 12, 20, 21, 22] {
+        assert_eq!(memory_op(&caller, args(op, ARG)), Err(Errno::ENOSYS));
+    }
+}
+
+#[test]
+fn long_lists_are_continued() {
+    let f = fixture();
+    f.limit(f.guest, 4096);
+    let gfns: Vec<u64> = (0..1000).map(|n| 0x1000 + n).collect();
+    assert_eq!(f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &gfns), Ok(1000));
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES + 1000);
+    let request = MemoryReservation { extent_start: LIST, nr_extents: 1000, domid: DOMID_SELF, ..Default::default() };
+    let caller = f.host.caller(f.guest, 0);
+    caller.write(GuestVirtAddr(ARG), &request).unwrap();
+    let args = Args([u64::from(XENMEM_DECREASE_RESERVATION), ARG, 0, 0, 0, 0]);
+    let flushes = f.host.machine.flushes.load(Ordering::SeqCst);
+    let Ok(Outcome::Continue(next)) = memory_op(&caller, args) else { panic!("not interrupted") };
+    assert_eq!(next.get(0), u64::from(XENMEM_DECREASE_RESERVATION) | 512 << 6);
+    let flushed = f.host.machine.flushes.load(Ordering::SeqCst) - flushes;
+    assert!((1..=512 / 64 + 1).contains(&flushed), "{flushed} flushes");
+    assert_eq!(memory_op(&f.host.caller(f.guest, 0), next), Ok(Outcome::Done(1000)));
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES);
+}
+
+#[test]
+fn identity_domains_get_their_own_frames_back() {
+    let mut host = TestHost::new(2048, 1);
+    let dom0 = host.add_identity_domain(1, Mfn(1), 600);
+    let guest = host.add_domain(1);
+    let f = Fixture { host, dom0, guest };
+    let hv = &f.host.hv;
+    let free = hv.frames.free_frames();
+    f.host.guest_phys(dom0).write(GuestPhysAddr(100 << 12), b"kept").unwrap();
+    assert_eq!(f.reserve(dom0, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 0, &[100, 101]), Ok(2));
+    assert_eq!((f.pages(dom0), hv.frames.free_frames()), (598, free), "parked, not free");
+    assert_eq!(f.reserve(dom0, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[101, 100]), Ok(2));
+    assert_eq!(f.entry(dom0, 100), Entry { kind: Kind::RamRw, mfn: Mfn(100) });
+    assert_eq!((f.pages(dom0), hv.frames.free_frames()), (600, free));
+    f.limit(dom0, 2000);
+    // Free RAM of that number will do, and is zero; others' will not; nor will no RAM.
+    assert_eq!(hv.frames.kind(Mfn(1000)), FrameKind::Tail);
+    assert_eq!(f.reserve(dom0, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[1000]), Ok(1));
+    assert_eq!(f.entry(dom0, 1000).mfn, Mfn(1000));
+    let theirs = f.entry(guest, 3).mfn.0;
+    assert_eq!(f.reserve(dom0, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[theirs]), Ok(0));
+    assert_eq!(f.reserve(dom0, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[9999]), Ok(0));
+    // All of a large extent or nothing.
+    assert_eq!(f.reserve(dom0, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 0, &[8, 9, 10, 11]), Ok(4));
+    assert_eq!(f.reserve(dom0, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 2, &[8]), Ok(1));
+    assert_eq!(f.reserve(dom0, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 0, &[8, 9, 10]), Ok(3));
+    let before = f.pages(dom0);
+    assert_eq!(f.reserve(dom0, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 2, &[8]), Ok(0), "11 is in use");
+    assert_eq!(f.pages(dom0), before);
+    assert_eq!(f.reserve(dom0, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[8, 9, 10]), Ok(3), "undone well");
+}
+
+#[test]
+fn foreign_batches() {
+    let f = fixture();
+    let (a, b) = (f.entry(f.guest, 7).mfn, f.entry(f.guest, 8).mfn);
+    f.list(f.dom0, LIST, [7, 5000, 8]);
+    f.list(f.dom0, LIST2, [0x500, 0x501, 0x502]);
+    let mut batch = AddToPhysmapBatch {
+        domid: DOMID_SELF,
+        space: XENMAPSPACE_GMFN_FOREIGN as u16,
+        size: 3,
+        foreign_domid: f.guest.0,
+        idxs: LIST,
+        gpfns: LIST2,
+        errs: ERRS,
+    };
+    assert_eq!(f.call(f.dom0, XENMEM_ADD_TO_PHYSMAP_BATCH, &batch), Ok(0));
+    let errs: [i32; 3] = f.host.caller(f.dom0, 0).read(GuestVirtAddr(ERRS)).unwrap();
+    assert_eq!(errs, [0, -22, 0]);
+    assert_eq!(f.entry(f.dom0, 0x500), Entry { kind: Kind::Foreign, mfn: a });
+    assert_eq!(f.entry(f.dom0, 0x502), Entry { kind: Kind::Foreign, mfn: b });
+
+    let err = |f: &Fixture, who, batch: &AddToPhysmapBatch| {
+        assert_eq!(f.call(who, XENMEM_ADD_TO_PHYSMAP_BATCH, batch), Ok(0));
+        f.host.caller(who, 0).read::<i32>(GuestVirtAddr(ERRS)).unwrap()
+    };
+    batch.size = 1;
+    batch.foreign_domid = f.dom0.0;
+    assert_eq!(err(&f, f.dom0, &batch), -22, "itself");
+    batch.foreign_domid = 99;
+    assert_eq!(err(&f, f.dom0, &batch), -3);
+    f.list(f.guest, LIST, [7]);
+    f.list(f.guest, LIST2, [0x500]);
+    assert_eq!(err(&f, f.guest, &batch), -1, "only the hardware domain");
+    batch.foreign_domid = f.guest.0;
+    batch.space = XENMAPSPACE_DEV_MMIO as u16;
+    assert_eq!(f.call(f.dom0, XENMEM_ADD_TO_PHYSMAP_BATCH, &batch), Err(Errno::EACCES));
+    batch.space = XENMAPSPACE_GMFN_FOREIGN as u16;
+    batch.errs = 1 << 50;
+    assert_eq!(f.call(f.dom0, XENMEM_ADD_TO_PHYSMAP_BATCH, &batch), Err(Errno::EFAULT));
+    batch.domid = f.dom0.0;
+    assert_eq!(f.call(f.guest, XENMEM_ADD_TO_PHYSMAP_BATCH, &batch), Err(Errno::EPERM));
+    assert_eq!(f.call(f.dom0, XENMEM_ADD_TO_PHYSMAP_BATCH | 1 << 6, &batch), Err(Errno::EILSEQ));
+
+    let remove = |gpfn| RemoveFromPhysmap { domid: DOMID_SELF, gpfn, ..Default::default() };
+    assert_eq!(f.call(f.dom0, XENMEM_REMOVE_FROM_PHYSMAP, &remove(0x502)), Ok(0));
+    assert_eq!(f.call(f.dom0, XENMEM_REMOVE_FROM_PHYSMAP, &remove(0x502)), Err(Errno::ENOENT));
+    assert_eq!(f.entry(f.guest, 8).mfn, b, "the owner keeps it");
+    // The domain's frames stay while they are mapped.
+    let free = f.host.hv.frames.free_frames();
+    assert!(f.host.domain(f.guest).p2m.relinquish(&f.host.hv, &mut || true));
+    assert_eq!(f.pages(f.guest), 1);
+    assert_eq!(f.call(f.dom0, XENMEM_REMOVE_FROM_PHYSMAP, &remove(0x500)), Ok(0));
+    assert_eq!(f.pages(f.guest), 0);
+    assert_eq!(f.host.hv.frames.free_frames(), free + DOMAIN_FRAMES);
+}
+
+#[test]
+fn spaces() {
+    let f = fixture();
+    let add = |space, idx, gpfn| AddToPhysmap { domid: DOMID_SELF, size: 0, space, idx, gpfn };
+    let map = |space, idx, gpfn| f.call(f.guest, XENMEM_ADD_TO_PHYSMAP, &add(space, idx, gpfn));
+    assert_eq!(map(XENMAPSPACE_SHARED_INFO, 0, 3), Ok(0));
+    assert_eq!(f.entry(f.guest, 3), Entry { kind: Kind::Special, mfn: f.host.domain(f.guest).shared_info });
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES - 1);
+    assert_eq!(map(XENMAPSPACE_SHARED_INFO, 1, 3), Err(Errno::EINVAL));
+    assert_eq!(map(XENMAPSPACE_GRANT_TABLE, 2, 0x100), Ok(0));
+    assert_eq!(map(XENMAPSPACE_GRANT_TABLE, 0x8000_0000, 0x100), Err(Errno::EINVAL), "version 1");
+    assert_eq!(map(XENMAPSPACE_GRANT_TABLE, 64, 0x100), Err(Errno::EINVAL));
+    let moved = f.entry(f.guest, 20).mfn;
+    assert_eq!(map(XENMAPSPACE_GMFN, 20, 0x200), Ok(0));
+    assert_eq!((f.entry(f.guest, 20), f.entry(f.guest, 0x200).mfn), (Entry::HOLE, moved));
+    assert_eq!(map(XENMAPSPACE_GMFN, 20, 0x200), Err(Errno::EINVAL), "a hole");
+    assert_eq!(map(XENMAPSPACE_GMFN, 3, 0x200), Err(Errno::EINVAL), "not its RAM");
+    assert_eq!(map(XENMAPSPACE_GMFN_FOREIGN, 3, 0x200), Err(Errno::ENOSYS));
+    assert_eq!(map(9, 3, 0x200), Err(Errno::EINVAL));
+    let range = AddToPhysmap { size: 8, ..add(XENMAPSPACE_GMFN_RANGE, 30, 0x300) };
+    assert_eq!(f.call(f.guest, XENMEM_ADD_TO_PHYSMAP, &range), Ok(0));
+    assert_eq!(f.entry(f.guest, 30), Entry::HOLE);
+    assert_eq!(f.entry(f.guest, 0x307).kind, Kind::RamRw);
+    assert_eq!(f.call(f.guest, XENMEM_ADD_TO_PHYSMAP | 9 << 6, &range), Err(Errno::EILSEQ));
+    let other = AddToPhysmap { domid: f.dom0.0, ..add(0, 0, 3) };
+    assert_eq!(f.call(f.guest, XENMEM_ADD_TO_PHYSMAP, &other), Err(Errno::EPERM));
+    assert_eq!(f.pages(f.guest), DOMAIN_FRAMES - 1);
+}
+
+#[test]
+fn resources() {
+    let f = fixture();
+    let ask = AcquireResource { domid: f.guest.0, kind: XENMEM_RESOURCE_GRANT_TABLE, ..Default::default() };
+    assert_eq!(f.call(f.dom0, XENMEM_ACQUIRE_RESOURCE, &ask), Ok(0));
+    assert_eq!(f.host.caller(f.dom0, 0).read::<AcquireResource>(GuestVirtAddr(ARG)).unwrap().nr_frames, 64);
+    f.list(f.dom0, LIST, [0x700, 0x701]);
+    let take = AcquireResource { nr_frames: 2, frame_list: LIST, ..ask };
+    assert_eq!(f.call(f.dom0, XENMEM_ACQUIRE_RESOURCE, &take), Ok(0));
+    let table = f.host.domain(f.guest).grants.frame(&f.host.hv, f.guest, crate::grant::Part::Shared, 1).unwrap();
+    assert_eq!(f.entry(f.dom0, 0x701), Entry { kind: Kind::Foreign, mfn: table.mfn() });
+    assert_eq!(f.call(f.guest, XENMEM_ACQUIRE_RESOURCE, &take), Err(Errno::EACCES));
+    assert_eq!(f.call(f.dom0, XENMEM_ACQUIRE_RESOURCE, &AcquireResource { pad: 1, ..take }), Err(Errno::EINVAL));
+    assert_eq!(f.call(f.dom0, XENMEM_ACQUIRE_RESOURCE, &AcquireResource { id: 1, ..take }), Err(Errno::EINVAL));
+    assert_eq!(f.call(f.dom0, XENMEM_ACQUIRE_RESOURCE, &AcquireResource { kind: 0, ..take }), Err(Errno::EINVAL));
+    assert_eq!(f.call(f.dom0, XENMEM_ACQUIRE_RESOURCE, &AcquireResource { domid: 0, ..take }), Err(Errno::EPERM));
+    assert_eq!(f.call(f.dom0, XENMEM_ACQUIRE_RESOURCE, &AcquireResource { domid: 9, ..take }), Err(Errno::ESRCH));
+    let beyond = AcquireResource { frame: 63, ..take };
+    assert_eq!(f.call(f.dom0, XENMEM_ACQUIRE_RESOURCE, &beyond), Err(Errno::EIO), "one was mapped");
+    let far = AcquireResource { frame: u64::MAX, ..take };
+    assert_eq!(f.call(f.dom0, XENMEM_ACQUIRE_RESOURCE, &far), Err(Errno::EINVAL));
+}
+
+#[test]
+fn memory_maps() {
+    let f = fixture();
+    let get = MemoryMap { nr_entries: 10, buffer: LIST, ..Default::default() };
+    assert_eq!(f.call(f.guest, XENMEM_MEMORY_MAP, &get), Err(Errno::ENOSYS));
+    let ranges = [
+        E820Entry { addr: 0, size: 0xa0000, kind: 1 },
+        E820Entry { addr: 0xa0000, size: 0x60000, kind: 2 },
+        E820Entry { addr: 0x10_0000, size: 0x700_0000, kind: 1 },
+    ];
+    f.host.caller(f.dom0, 0).write(GuestVirtAddr(LIST), &ranges).unwrap();
+    let map = MemoryMap { nr_entries: 3, buffer: LIST, ..Default::default() };
+    let set = ForeignMemoryMap { domid: f.guest.0, map, ..Default::default() };
+    assert_eq!(f.call(f.dom0, XENMEM_SET_MEMORY_MAP, &set), Ok(0));
+    assert_eq!(f.call(f.guest, XENMEM_MEMORY_MAP, &MemoryMap { nr_entries: 2, ..get }), Ok(0));
+    let caller = f.host.caller(f.guest, 0);
+    assert_eq!(caller.read::<MemoryMap>(GuestVirtAddr(ARG)).unwrap().nr_entries, 2);
+    assert_eq!(caller.read::<[E820Entry; 3]>(GuestVirtAddr(LIST)).unwrap()[..2], ranges[..2]);
+    let big = ForeignMemoryMap { map: MemoryMap { nr_entries: 129, ..map }, ..set };
+    assert_eq!(f.call(f.dom0, XENMEM_SET_MEMORY_MAP, &big), Err(Errno::EINVAL));
+    let dom0s = ForeignMemoryMap { domid: f.dom0.0, ..set };
+    assert_eq!(f.call(f.guest, XENMEM_SET_MEMORY_MAP, &dom0s), Err(Errno::EPERM));
+    let none = ReservedDeviceMemoryMap { flags: 1, nr_entries: 7, ..Default::default() };
+    assert_eq!(f.call(f.dom0, XENMEM_RESERVED_DEVICE_MEMORY_MAP, &none), Ok(0));
+    let none = ReservedDeviceMemoryMap { flags: 2, ..none };
+    assert_eq!(f.call(f.dom0, XENMEM_RESERVED_DEVICE_MEMORY_MAP, &none), Err(Errno::EINVAL));
+}
+
+#[test]
+fn claims_and_targets() {
+    let f = fixture();
+    let claim = |nr_extents| MemoryReservation { nr_extents, domid: f.guest.0, ..Default::default() };
+    assert_eq!(f.call(f.guest, XENMEM_CLAIM_PAGES, &claim(80)), Err(Errno::EPERM));
+    assert_eq!(f.call(f.dom0, XENMEM_CLAIM_PAGES, &claim(DOMAIN_FRAMES)), Err(Errno::EINVAL));
+    assert_eq!(f.call(f.dom0, XENMEM_CLAIM_PAGES, &claim(1000)), Err(Errno::EINVAL), "above its limit");
+    let odd = MemoryReservation { extent_order: 1, ..claim(80) };
+    assert_eq!(f.call(f.dom0, XENMEM_CLAIM_PAGES, &odd), Err(Errno::EINVAL));
+    f.limit(f.guest, 100_000);
+    assert_eq!(f.call(f.dom0, XENMEM_CLAIM_PAGES, &claim(100_000)), Err(Errno::ENOMEM));
+    assert_eq!(f.call(f.dom0, XENMEM_CLAIM_PAGES, &claim(80)), Ok(0));
+    assert_eq!(f.host.hv.frames.claimed_frames(), 16);
+    assert_eq!(f.call(f.dom0, XENMEM_CLAIM_PAGES, &claim(0)), Ok(0));
+    let target = PodTarget { target_pages: 10, domid: f.guest.0, ..Default::default() };
+    assert_eq!(f.call(f.dom0, XENMEM_SET_POD_TARGET, &target), Ok(0));
+    let caller = f.host.caller(f.dom0, 0);
+    assert_eq!(caller.read::<PodTarget>(GuestVirtAddr(ARG)).unwrap().tot_pages, DOMAIN_FRAMES);
+    assert_eq!(f.call(f.guest, XENMEM_GET_POD_TARGET, &target), Err(Errno::EPERM));
+    let far = PodTarget { target_pages: 100_001, ..target };
+    assert_eq!(f.call(f.dom0, XENMEM_SET_POD_TARGET, &far), Err(Errno::EINVAL));
+}
+
+#[test]
+fn a_guest_that_is_paused_and_torn_down_leaks_nothing() {
+    let mut host = TestHost::new(2048, 1);
+    let dom0 = host.add_domain(1);
+    let free = host.hv.frames.free_frames();
+    let guest = host.add_domain(1);
+    let f = Fixture { host, dom0, guest };
+    f.reserve(guest, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 0, &[10, 11]).unwrap();
+    f.reserve(guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[900, 10]).unwrap();
+    let shared = AddToPhysmap { domid: DOMID_SELF, gpfn: 901, ..Default::default() };
+    f.call(guest, XENMEM_ADD_TO_PHYSMAP, &shared).unwrap();
+    f.call(guest, XENMEM_ADD_TO_PHYSMAP, &AddToPhysmap { space: 1, idx: 5, gpfn: 902, ..shared }).unwrap();
+    let domain = f.host.domain(guest);
+    let held = domain.p2m.get_page(&f.host.hv, Gfn(900), Access::Read).unwrap();
+    assert!(domain.grants.relinquish(&f.host.hv, domain, &mut || true));
+    assert!(domain.p2m.relinquish(&f.host.hv, &mut || true));
+    f.host.hv.frames.release(domain.shared_info, 1);
+    assert_eq!(f.pages(guest), 1);
+    drop(held);
+    assert_eq!((f.pages(guest), f.host.hv.frames.free_frames()), (0, free));
+}
