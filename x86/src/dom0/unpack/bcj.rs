@@ -76,21 +76,43 @@ pub(super) fn decode_x86(data: &mut [u8]) {
     }
 }
 
-/// The first branch byte at or behind `at`, eight bytes at a time.
-fn next_branch(data: &[u8], mut at: usize) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = ONES << 7;
-    let mut rest = data.get(at..)?;
-    while let Some((word, more)) = rest.split_first_chunk::<8>() {
-        // A byte of `zero_if_branch` is zero exactly where the byte is 0xe8 or 0xe9; the lowest such byte is found
-        // correctly by the usual subtraction trick.
-        let zero_if_branch = (u64::from_le_bytes(*word) ^ (ONES.wrapping_mul(0xe8))) & ONES.wrapping_mul(0xfe);
-        let hit = zero_if_branch.wrapping_sub(ONES) & !zero_if_branch & HIGH;
-        if hit != 0 {
-            return at.checked_add((hit.trailing_zeros() / 8) as usize);
+/// The first branch byte at or behind `at`, 32 bytes at a time.
+fn next_branch(data: &[u8], at: usize) -> Option<usize> {
+    let rest = data.get(at..)?;
+    let (words, tail) = rest.as_chunks::<8>();
+    let (groups, last) = words.as_chunks::<4>();
+    let mut skipped = 0usize;
+    for group in groups {
+        let [a, b, c, d] = group.map(u64::from_le_bytes);
+        // Kernels hold large areas of zeros.
+        if a | b | c | d != 0 {
+            let hits = [a, b, c, d].map(branches);
+            if hits.iter().fold(0, |all, h| all | h) != 0 {
+                let (before, hit) = hits.iter().enumerate().find(|(_, h)| **h != 0)?;
+                return at.checked_add(skipped)?.checked_add(before.checked_mul(8)?)?.checked_add(first_byte(*hit));
+            }
         }
-        rest = more;
-        at = at.wrapping_add(8);
+        skipped = skipped.wrapping_add(32);
     }
-    rest.iter().position(|b| is_branch(*b)).and_then(|i| at.checked_add(i))
+    for word in last {
+        let hit = branches(u64::from_le_bytes(*word));
+        if hit != 0 {
+            return at.checked_add(skipped)?.checked_add(first_byte(hit));
+        }
+        skipped = skipped.wrapping_add(8);
+    }
+    tail.iter().position(|b| is_branch(*b)).and_then(|i| at.checked_add(skipped)?.checked_add(i))
+}
+
+/// Has the top bit of the lowest branch byte set and no lower one; 0 if there is none.
+#[inline(always)]
+fn branches(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // A byte is zero exactly where the word has a branch byte; then the usual subtraction finds the lowest.
+    let zero_if_branch = (word ^ ONES.wrapping_mul(0xe8)) & ONES.wrapping_mul(0xfe);
+    zero_if_branch.wrapping_sub(ONES) & !zero_if_branch & ONES.wrapping_mul(0x80)
+}
+
+fn first_byte(hit: u64) -> usize {
+    (hit.trailing_zeros() / 8) as usize
 }

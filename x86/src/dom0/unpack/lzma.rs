@@ -2,7 +2,7 @@
 //!
 //! Unpacking the dom0 kernel is most of the work of a boot, so this decoder is written for few instructions: the whole
 //! output is addressable (no ring buffer, no second copy), the range coder's state stays in registers, and matches are
-//! copied sixteen bytes at a time. Touches nothing but its arguments and about 29 KiB of heap for the probabilities.
+//! copied sixteen bytes at a time. Touches nothing but its arguments and about 37 KiB of heap for the probabilities.
 //!
 //! The range decoder keeps `range` and `diff = range - code` instead of `range` and `code`: decoding a one then changes
 //! `range` only. Source: the LZMA specification that comes with the LZMA SDK (public domain) and the .xz file format 1.1.
@@ -34,7 +34,7 @@ struct LengthModel {
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 struct Model {
-    literal: [[u16; 0x300]; 16],
+    literal: [[u16; 0x400]; 16],
     is_match: [u16; 256],
     is_rep0_long: [u16; 256],
     is_rep: [u16; 16],
@@ -62,7 +62,7 @@ struct Coder {
     pb: u32,
 }
 
-const AFTER_LITERAL: [usize; 16] = [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 4, 5, 0, 0, 0, 0];
+const AFTER_LITERAL: [u8; 16] = [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 4, 5, 0, 0, 0, 0];
 
 /// Decodes an LZMA2 stream from the front of `input` into `out`, from its beginning.
 ///
@@ -245,7 +245,7 @@ fn chunk(
     while pos < end {
         let position = pos & position_mask;
         if bit!(model.is_match[((state << 4) | position) & 255], true, false) {
-            let previous = if pos > 0 { out.get(pos - 1).copied().unwrap_or(0) } else { 0 };
+            let previous = out.get(pos.wrapping_sub(1)).copied().unwrap_or(0);
             let context = (((pos & literal_mask) << lc) + (usize::from(previous) >> previous_shift)) & 15;
             let tree = &mut model.literal[context];
             let mut node = 1usize;
@@ -254,27 +254,22 @@ fn chunk(
                 // bits agree, that byte selects the tree.
                 let Some(expected) = out.get(pos.wrapping_sub(rep0 as usize + 1)) else { return Err(CORRUPT) };
                 let mut expected = usize::from(*expected);
-                while node < 0x100 {
-                    let want = (expected >> 7) & 1;
+                // 0x100 as long as all bits agreed, then 0.
+                let mut agree = 0x100usize;
+                for _ in 0..8 {
                     expected <<= 1;
-                    let subtree = 0x100 + (want << 8);
-                    let got = bit!(
-                        tree[subtree + (node & 0xff)],
+                    let want = expected & agree;
+                    bit!(
+                        tree[(agree + want + node) & 0x3ff],
                         {
                             node <<= 1;
-                            0
+                            agree ^= want;
                         },
                         {
                             node = (node << 1) | 1;
-                            1
+                            agree = want;
                         }
                     );
-                    if got != want {
-                        break;
-                    }
-                }
-                while node < 0x100 {
-                    descend!(tree, node, 0xff);
                 }
             } else {
                 descend!(tree, node, 0xff);
@@ -289,7 +284,7 @@ fn chunk(
             let Some(to) = out.get_mut(pos) else { return Err(CORRUPT) };
             *to = node as u8;
             pos += 1;
-            state = AFTER_LITERAL[state & 15];
+            state = usize::from(AFTER_LITERAL[state & 15]);
             continue;
         }
 
