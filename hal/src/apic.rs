@@ -17,6 +17,7 @@ const ID: u32 = 0x20;
 const TASK_PRIORITY: u32 = 0x80;
 const EOI: u32 = 0xb0;
 const SPURIOUS: u32 = 0xf0;
+const REQUESTED: u32 = 0x200;
 const ERROR_STATUS: u32 = 0x280;
 const COMMAND_LOW: u32 = 0x300;
 const COMMAND_HIGH: u32 = 0x310;
@@ -95,7 +96,7 @@ pub(crate) fn init(address: MachineAddr, features: Features, allow_x2apic: bool)
     true
 }
 
-/// Enables this CPU's APIC. The timer is disarmed, LINT1 delivers NMIs, everything else is masked.
+/// Enables this CPU's APIC. The timer is one-shot and disarmed, LINT1 delivers NMIs, everything else is masked.
 pub(crate) fn init_cpu() {
     let mode = if X2APIC.load(Ordering::Relaxed) { BASE_ENABLED | BASE_X2APIC } else { BASE_ENABLED };
     // SAFETY: enabling the APIC, and x2APIC mode from xAPIC mode, are permitted transitions; with everything masked no
@@ -108,13 +109,16 @@ pub(crate) fn init_cpu() {
     }
     write(SPURIOUS, 0x100 | u32::from(interrupts::SPURIOUS));
     write(TASK_PRIORITY, 0);
-    write(LVT_TIMER, MASKED | u32::from(interrupts::TIMER));
+    let timer_mode = if TSC_DEADLINE.load(Ordering::Relaxed) { TIMER_TSC_DEADLINE } else { 0 };
+    write(LVT_TIMER, timer_mode | u32::from(interrupts::TIMER));
     write(LVT_PERFORMANCE, MASKED | DELIVER_NMI);
     write(LVT_LINT0, MASKED);
     write(LVT_LINT1, DELIVER_NMI);
     write(ERROR_STATUS, 0);
     write(LVT_ERROR, u32::from(interrupts::APIC_ERROR));
     write(DIVIDE, DIVIDE_BY_16);
+    // The mode is set before the first deadline is.
+    core::sync::atomic::fence(Ordering::SeqCst);
     arm_timer(None);
 }
 
@@ -139,6 +143,12 @@ pub fn has_tsc_deadline() -> bool {
 /// Acknowledges the interrupt that is being handled on this CPU.
 pub fn eoi() {
     write(EOI, 0);
+}
+
+/// Whether an interrupt has arrived at this CPU and waits to be taken.
+#[must_use]
+pub fn is_pending(vector: u8) -> bool {
+    read(REQUESTED + u32::from(vector / 32) * 0x10) >> (vector % 32) & 1 != 0
 }
 
 /// Reads and clears the error status.
@@ -212,33 +222,18 @@ pub(crate) unsafe fn send_startup(target: u32, page: u8) {
 /// hardware counts (who is woken must look at the time). `None` disarms.
 pub fn arm_timer(deadline: Option<Nanoseconds>) {
     if TSC_DEADLINE.load(Ordering::Relaxed) {
-        let (lvt, tsc) = match deadline {
-            Some(at) => (TIMER_TSC_DEADLINE, time::to_tsc(at).max(1)),
-            None => (MASKED, 0),
-        };
-        let lvt = lvt | u32::from(interrupts::TIMER);
-        if deadline.is_some() && read(LVT_TIMER) != lvt {
-            write(LVT_TIMER, lvt);
-            // The mode must be seen before the deadline is written.
-            core::sync::atomic::fence(Ordering::SeqCst);
-        }
+        let tsc = deadline.map_or(0, |at| time::to_tsc(at).max(1));
         // SAFETY: the MSR exists (CPUID says so); an interrupt at some time is what handlers are for.
         unsafe { wrmsr(msr::TSC_DEADLINE, tsc) };
         return;
     }
-    match deadline {
-        None => {
-            write(LVT_TIMER, MASKED | u32::from(interrupts::TIMER));
-            write(INITIAL_COUNT, 0);
-        }
-        Some(at) => {
-            let wait = at.saturating_sub(time::now()).0;
-            let ticks = u128::from(wait) * u128::from(TIMER_HZ.load(Ordering::Relaxed)) / 1_000_000_000;
-            write(LVT_TIMER, u32::from(interrupts::TIMER));
-            // One more tick, so that it is not early by rounding; at least one, since zero would disarm.
-            write(INITIAL_COUNT, u32::try_from(ticks + 1).unwrap_or(u32::MAX));
-        }
-    }
+    let count = deadline.map_or(0, |at| {
+        let wait = at.saturating_sub(time::now()).0;
+        let ticks = u128::from(wait) * u128::from(TIMER_HZ.load(Ordering::Relaxed)) / 1_000_000_000;
+        // One more tick, so that it is not early by rounding; at least one, since zero would disarm.
+        u32::try_from(ticks + 1).unwrap_or(u32::MAX)
+    });
+    write(INITIAL_COUNT, count);
 }
 
 /// Measures the timer's speed against the TSC. To be called once, on the boot CPU, when the TSC's speed is known.

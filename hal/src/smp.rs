@@ -22,7 +22,7 @@ use crate::{apic, report, time, traps};
 global_asm!(include_str!("boot/trampoline.S"), options(att_syntax, raw));
 
 /// How long a CPU may take to report back.
-const PATIENCE_MS: u64 = 500;
+const PATIENCE_MS: u64 = 3_000;
 /// How long two CPUs compare their time stamp counters.
 const WARP_CHECK_US: u64 = 300;
 

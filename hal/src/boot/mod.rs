@@ -171,6 +171,8 @@ impl Early {
             report::fatal(None, format_args!("the processor has no local APIC that can be used"));
         }
         ioapic::init(madt.map_or(&[], |m| &m.io_apics));
+        let mode = if apic::is_x2apic() { "x2APIC" } else { "xAPIC" };
+        log::info!("Interrupts: local APICs in {mode} mode, I/O APICs take {} interrupts", ioapic::gsi_count());
         let source = time::init(acpi.as_ref());
         apic::calibrate_timer();
         show_time(features, source);
