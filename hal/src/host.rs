@@ -15,7 +15,7 @@ use radon_x86::virt::VirtualCpu;
 
 use crate::cpu::registers::{self, inb, inl, inw, outb, outl, outw};
 use crate::svm::{self, MsrAccess, PermissionMaps, SvmCpu};
-use crate::{apic, console, cpu, idle, interrupts, ioapic, memory, power, rtc, time};
+use crate::{apic, console, cpu, idle, interrupts, ioapic, memory, paging, power, time};
 
 /// MSRs of the guest's own that the processor switches with it: read and written without an exit.
 const SWITCHED_MSRS: [u32; 11] = [
@@ -36,7 +36,10 @@ const MSR_PRED_CMD: u32 = 0x49;
 
 /// This machine.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct BareMetal;
+pub struct BareMetal {
+    /// Wall-clock time at system time 0, in nanoseconds since 1970-01-01 UTC.
+    pub wall_clock_at_boot: u64,
+}
 
 impl Platform for BareMetal {
     fn memory(&self) -> &dyn PhysMemory {
@@ -52,7 +55,7 @@ impl Platform for BareMetal {
     }
 
     fn wall_clock_at_boot(&self) -> u64 {
-        rtc::boot_time_ns()
+        self.wall_clock_at_boot
     }
 
     fn cpu_count(&self) -> u32 {
@@ -85,8 +88,8 @@ impl Platform for BareMetal {
     fn power(&self, action: PowerAction) -> ! {
         match action {
             PowerAction::PowerOff => power::power_off(),
-            PowerAction::Reboot => power::reboot(),
-            PowerAction::Halt => power::halt(),
+            PowerAction::Reboot => power::reset(),
+            PowerAction::Halt => registers::halt_forever(),
         }
     }
 }
@@ -119,6 +122,32 @@ impl Machine for BareMetal {
                 1 => outb(port, value as u8),
                 2 => outw(port, value as u16),
                 _ => outl(port, value),
+            }
+        }
+    }
+
+    fn device_read(&self, at: MachineAddr, size: u8) -> u64 {
+        let Some(p) = device_pointer(at, size) else { return u64::MAX };
+        // SAFETY: an aligned address of a device's registers, mapped uncached; see `device_pointer`.
+        unsafe {
+            match size {
+                1 => u64::from(p.read_volatile()),
+                2 => u64::from(p.cast::<u16>().read_volatile()),
+                4 => u64::from(p.cast::<u32>().read_volatile()),
+                _ => p.cast::<u64>().read_volatile(),
+            }
+        }
+    }
+
+    fn device_write(&self, at: MachineAddr, size: u8, value: u64) {
+        let Some(p) = device_pointer(at, size) else { return };
+        // SAFETY: as in `device_read`; the devices are the hardware domain's, which is trusted with them.
+        unsafe {
+            match size {
+                1 => p.write_volatile(value as u8),
+                2 => p.cast::<u16>().write_volatile(value as u16),
+                4 => p.cast::<u32>().write_volatile(value as u32),
+                _ => p.cast::<u64>().write_volatile(value),
             }
         }
     }
@@ -183,4 +212,18 @@ impl Machine for BareMetal {
     fn end_of_interrupt(&self) {
         apic::eoi();
     }
+}
+
+/// Where a device's register is mapped; maps it if need be. `None` for memory, for sizes other than 1, 2, 4 and 8, and for
+/// addresses that are not aligned to their size.
+fn device_pointer(at: MachineAddr, size: u8) -> Option<*mut u8> {
+    let size = u64::from(size);
+    if !matches!(size, 1 | 2 | 4 | 8) || at.0 % size != 0 || memory::memory().contains(at, size) {
+        return None;
+    }
+    let direct = memory::direct_map_pointer(at);
+    if paging::translate(direct as u64).is_some() {
+        return Some(direct);
+    }
+    paging::map_device(at, size).ok()
 }

@@ -136,6 +136,12 @@ pub fn gsi_count() -> u32 {
     ALL.lock().iter().map(|a| a.gsi_base + a.pins).max().unwrap_or(0)
 }
 
+/// Number of pins of the I/O APIC whose first GSI this is.
+#[must_use]
+pub fn pins_from(gsi_base: u32) -> Option<u32> {
+    ALL.lock().iter().find(|a| a.gsi_base == gsi_base).map(|a| a.pins)
+}
+
 /// Whether some I/O APIC has this GSI.
 #[must_use]
 pub fn has(gsi: u32) -> bool {

@@ -1,12 +1,41 @@
-//! The bootable image.
+//! The bootable image: from the boot loader to dom0.
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "start-up code without guests: an overflow here is a defect that stops the machine with a report"
+)]
 
-use radon_hal::boot::Handover;
-use radon_hal::report::BuildId;
-use radon_hal::{cpu, frames, heap, idle, ioapic, selftest};
+extern crate alloc;
+
+mod dom0;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use radon_core::console::Console;
+use radon_core::domain::DomainList;
+use radon_core::frames::{FrameAllocator, FrameInfo, Order, Placement};
+use radon_core::hypervisor::Hypervisor;
+use radon_core::sched::{PolicyKind, Scheduler};
+use radon_core::time::Timers;
+use radon_core::types::{CpuId, MachineAddr, Mfn, NodeId, PAGE_SIZE};
+use radon_hal::boot::{Booted, Handover};
+use radon_hal::host::BareMetal;
+use radon_hal::report::{self, BuildId};
+use radon_hal::{cpu, frames, heap, interrupts, ioapic, selftest, svm};
+use radon_x86::hwdom::physical_interrupt;
+use radon_x86::irq::{DEVICE_VECTORS, Router};
+use radon_x86::machine::HostVector;
+use radon_x86::run::{System, cpu_loop};
+use spin::once::Once;
 
 radon_hal::entry!(main);
+
+/// The one system of this machine: interrupt handlers, which are plain functions, find it here.
+static SYSTEM: Once<System> = Once::new();
 
 fn main(handover: Handover) -> ! {
     let early = handover.start();
@@ -22,20 +51,110 @@ fn main(handover: Handover) -> ! {
         log::info!("Module {i}: {} bytes at {:#x}: {}", module.length, module.start.0, module.arguments);
     }
     let machine = early.bring_up();
+    match svm::enable_on_this_cpu() {
+        Ok(features) => log::info!("SVM: {features}"),
+        Err(e) => report::fatal(None, format_args!("{e}")),
+    }
     let cpus = machine.start_cpus(ap_main);
     log::info!("{cpus} CPUs online, {} GSIs", ioapic::gsi_count());
-    log::info!("{} MiB free, heap {} KiB", frames::free_bytes() >> 20, heap::size() >> 10);
     if machine.options.selftest {
         selftest::run(&[], machine.options.selftest_filter.as_deref());
     }
-    log::info!("Nothing more to do.");
-    loop {
-        idle::halt_until_interrupt(|| false);
+
+    let kernel = dom0::unpack_kernel(&machine).unwrap_or_else(|e| report::fatal(None, format_args!("{e}")));
+    let (sys, free) = make_system(&machine, cpus);
+    let parts = dom0::Parts { machine: &machine, kernel, free: &free, own_ports: own_ports(&machine) };
+    if let Err(e) = dom0::build(sys, parts) {
+        report::fatal(None, format_args!("{e}"));
+    }
+    log::info!("{} MiB free, heap {} KiB; starting dom0", sys.hv.frames.free_frames() >> 8, heap::size() >> 10);
+    CPUS_MAY_RUN.call_once(|| ());
+    cpu_loop(sys, CpuId(0))
+}
+
+/// Set once dom0 is built: the other CPUs enter the scheduler.
+static CPUS_MAY_RUN: Once<()> = Once::new();
+
+fn ap_main() -> ! {
+    if let Err(e) = svm::enable_on_this_cpu() {
+        report::fatal(None, format_args!("{}: {e}", cpu::this_cpu().id()));
+    }
+    CPUS_MAY_RUN.wait();
+    let sys = SYSTEM.wait();
+    cpu_loop(sys, cpu::this_cpu().id())
+}
+
+/// Makes the hypervisor and hands it all memory that is free; returns that memory's ranges as well.
+fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::Range<u64>>) {
+    let options = &machine.options;
+    let kind = match PolicyKind::from_name(options.sched.as_deref().unwrap_or("credit2")) {
+        Ok(kind) => kind,
+        Err(name) => {
+            log::warn!("Command line: sched={name} is not a scheduler of Radon (credit2, credit, null); using credit2");
+            PolicyKind::Credit2
+        }
+    };
+    let end = machine.info.memory_map.iter().filter(|r| r.kind == radon_x86::boot_info::MemoryKind::Ram);
+    let end = end.map(|r| r.end().0).max().unwrap_or(0).div_ceil(PAGE_SIZE);
+    let table: &'static [FrameInfo] = frames::frame_table(end);
+    let platform = BareMetal { wall_clock_at_boot: machine.wall_clock_at_boot };
+    let sys = SYSTEM.call_once(|| System {
+        hv: Hypervisor {
+            platform: Box::new(platform),
+            frames: FrameAllocator::new(table, Mfn(0), 1),
+            domains: DomainList::default(),
+            scheduler: Scheduler::new(kind, cpus),
+            timers: Timers::new(cpus),
+            console: Console::default(),
+            control: radon_core::control::Control::default(),
+        },
+        machine: Box::leak(Box::new(platform)),
+        router: Arc::new(Router::new(cpus)),
+    });
+    for vector in DEVICE_VECTORS {
+        interrupts::register(vector, device_interrupt);
+    }
+    let free = frames::hand_over(more_frames);
+    for range in &free {
+        let first = range.start / PAGE_SIZE;
+        sys.hv.frames.add_region(Mfn(first), range.end / PAGE_SIZE - first, NodeId(0));
+    }
+    // Low memory was kept back while other CPUs started in it.
+    let low = machine
+        .info
+        .memory_map
+        .iter()
+        .filter(|r| r.kind == radon_x86::boot_info::MemoryKind::Ram && r.start.0 < 1 << 20);
+    for region in low {
+        let start_page = machine.start_page().map_or(u64::MAX, |p| p.0 / PAGE_SIZE);
+        for frame in region.start.0.div_ceil(PAGE_SIZE)..region.end().0.min(1 << 20) / PAGE_SIZE {
+            if frame != start_page {
+                sys.hv.frames.add_region(Mfn(frame), 1, NodeId(0));
+            }
+        }
+    }
+    (sys, free)
+}
+
+/// Frames for the hypervisor's own heap.
+fn more_frames(count: u64) -> Option<MachineAddr> {
+    let sys = SYSTEM.get()?;
+    let order = Order::new(count.checked_next_power_of_two()?.trailing_zeros())?;
+    let mfn = sys.hv.frames.alloc_hypervisor(sys.hv.platform.memory(), order, Placement::default()).ok()?;
+    Some(mfn.addr())
+}
+
+/// A device vector interrupted this CPU.
+fn device_interrupt(vector: u8) {
+    if let Some(sys) = SYSTEM.get() {
+        let at = HostVector { cpu: cpu::this_cpu().id(), vector };
+        physical_interrupt(&sys.hv, sys.machine, &sys.router, at);
     }
 }
 
-fn ap_main() -> ! {
-    loop {
-        idle::halt_until_interrupt(|| false);
-    }
+/// Ports of the serial console, which dom0 must not touch.
+fn own_ports(machine: &Booted) -> Vec<(u16, u16)> {
+    let options = &machine.options;
+    let ports = [(options.console.com1, options.com1.io_base), (options.console.com2, options.com2.io_base)];
+    ports.into_iter().filter(|(used, _)| *used).map(|(_, base)| (base, base.saturating_add(7))).collect()
 }

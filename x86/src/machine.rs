@@ -48,6 +48,10 @@ pub trait Machine: Sync {
     fn port_in(&self, port: u16, size: u8) -> u32;
     /// Writes an I/O port of 1, 2 or 4 bytes.
     fn port_out(&self, port: u16, size: u8, value: u32);
+    /// Reads 1, 2, 4 or 8 aligned bytes of a device's memory, uncached. All ones if the address is memory.
+    fn device_read(&self, at: MachineAddr, size: u8) -> u64;
+    /// Writes 1, 2, 4 or 8 aligned bytes of a device's memory, uncached. Dropped if the address is memory.
+    fn device_write(&self, at: MachineAddr, size: u8, value: u64);
     /// Executes CPUID: EAX, EBX, ECX, EDX.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
     /// Reads an MSR; `None` if it does not exist.

@@ -6,6 +6,7 @@
 use alloc::vec::Vec;
 
 use radon_core::domain::Domain;
+use radon_core::hypervisor::Hypervisor;
 
 use crate::domain::X86Domain;
 use crate::machine::Machine;
@@ -36,23 +37,23 @@ impl<'a> Ports<'a> {
 
     /// Reads a port of 1, 2 or 4 bytes.
     #[must_use]
-    pub fn read(&self, domain: &Domain, x86: &X86Domain, port: u16, size: u8) -> u32 {
+    pub fn read(&self, hv: &Hypervisor, domain: &Domain, x86: &X86Domain, port: u16, size: u8) -> u32 {
         if !domain.is_hardware() || is_hidden(x86, port) {
             return u32::MAX;
         }
         match &x86.hardware {
-            Some(hardware) if PCI_CONFIG.contains(&port) => hardware.pci_port_read(port, size),
+            Some(hardware) if PCI_CONFIG.contains(&port) => hardware.pci_port_read(hv, domain, port, size),
             _ => self.machine.port_in(port, size),
         }
     }
 
     /// Writes a port of 1, 2 or 4 bytes.
-    pub fn write(&self, domain: &Domain, x86: &X86Domain, port: u16, size: u8, value: u32) {
+    pub fn write(&self, hv: &Hypervisor, domain: &Domain, x86: &X86Domain, port: u16, size: u8, value: u32) {
         if !domain.is_hardware() || is_hidden(x86, port) {
             return;
         }
         match &x86.hardware {
-            Some(hardware) if PCI_CONFIG.contains(&port) => hardware.pci_port_write(port, size, value),
+            Some(hardware) if PCI_CONFIG.contains(&port) => hardware.pci_port_write(hv, domain, port, size, value),
             _ => self.machine.port_out(port, size, value),
         }
     }

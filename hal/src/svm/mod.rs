@@ -27,7 +27,7 @@ use spin::once::Once;
 
 use crate::cpu::registers::{self as cr, cpuid, cr4, rdmsr, rdmsr_safe, wrmsr};
 use crate::cpu::{self, MAX_CPUS};
-use crate::layout::DIRECT_MAP;
+use crate::layout::{DIRECT_MAP, KERNEL_BASE};
 use vmcb::Vmcb;
 
 const MSR_VM_CR: u32 = 0xc001_0114;
@@ -147,9 +147,10 @@ impl fmt::Display for Features {
 #[repr(C, align(4096))]
 struct Page([u8; 4096]);
 
-/// Machine address of something in the direct map (all of the heap is).
+/// Machine address of something on the heap, which is in the direct map but for its first part, in the image.
 fn machine_address<T: ?Sized>(thing: &T) -> u64 {
-    (core::ptr::from_ref(thing).cast::<u8>() as u64).wrapping_sub(DIRECT_MAP)
+    let at = core::ptr::from_ref(thing).cast::<u8>() as u64;
+    if at >= KERNEL_BASE { at - KERNEL_BASE } else { at - DIRECT_MAP }
 }
 
 /// What all CPUs have alike, found on the boot CPU. Others are held to it in [`enable_on_this_cpu`].
@@ -170,6 +171,12 @@ static COMMON: Once<Common> = Once::new();
 #[expect(clippy::expect_used, reason = "a broken invariant of our own; stops the machine with a report")]
 fn common() -> &'static Common {
     COMMON.get().expect("SVM is enabled on the boot CPU before guests exist")
+}
+
+/// The XSAVE state components that are switched with guests (XCR0 bits); 0 without XSAVE, or before SVM is enabled.
+#[must_use]
+pub fn xsave_components() -> u64 {
+    COMMON.get().map_or(0, |c| c.xcr0)
 }
 
 /// This CPU's share of SVM.

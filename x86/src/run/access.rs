@@ -5,12 +5,11 @@ use radon_core::p2m::{GuestPhys, Kind};
 use radon_core::types::{GuestPhysAddr, Mfn};
 
 use super::Cx;
-use super::cpu_state::EmulatedCpu;
 use super::guest::paging_of;
 use super::memory::{Effects, EmulatedMemory};
 use crate::cpuid::{Dynamic, Registers, TimeInfo};
 use crate::devices::lapic::ApicMode;
-use crate::emulate::{self, Fault, Op};
+use crate::emulate::{self, Cause, DEFAULT_BUDGET, Fault, GuestCpu, LinearMemory, Op};
 use crate::ports::Ports;
 use crate::virt::{NestedFault, rflags};
 
@@ -18,12 +17,11 @@ impl Cx<'_> {
     // ---- instructions ----
 
     /// Calls `f` with the vCPU as the emulator sees it, then carries out what device accesses asked for.
-    fn with_emulator<R>(&mut self, f: impl FnOnce(&mut EmulatedCpu<'_>, &mut EmulatedMemory<'_>, &[u8]) -> R) -> R {
+    fn with_emulator<R>(&mut self, f: impl FnOnce(&mut GuestCpu<'_>, &mut LinearMemory<'_>, &[u8]) -> R) -> R {
         let now = self.now();
         let hv = self.hv();
         let state = &mut *self.state;
-        let user = state.cpu.cpl() == 3;
-        let smap_exempt = state.cpu.regs().rflags & (1 << 18) != 0;
+        let (cpl, flags) = (state.cpu.cpl(), state.cpu.regs().rflags);
         let paging = paging_of(&*state.cpu);
         let mut supplied = [0_u8; 15];
         let given = state.cpu.instruction_bytes();
@@ -31,25 +29,24 @@ impl Cx<'_> {
         for (to, from) in supplied.iter_mut().zip(given) {
             *to = *from;
         }
-        let tpr = state.lapic.tpr();
-        let mut memory = EmulatedMemory {
+        let mut physical = EmulatedMemory {
+            hv,
             domain: self.domain,
             x86: self.x86,
             phys: GuestPhys::new(hv, &self.domain.p2m),
-            paging,
-            user,
-            smap_exempt,
             lapic: &mut state.lapic,
             ports: Ports::new(self.sys.machine),
             now,
             effects: Effects::default(),
         };
-        let mut cpu = EmulatedCpu { cpu: &mut *state.cpu, tpr };
+        let mut memory = LinearMemory::new(&mut physical, paging, cpl, flags);
+        let mut cpu = GuestCpu::new(&mut *state.cpu, &self.x86.cpuid);
         let result = f(&mut cpu, &mut memory, supplied.get(..length).unwrap_or(&[]));
-        let (new_tpr, effects) = (cpu.tpr, memory.effects);
-        if new_tpr != tpr {
-            state.lapic.set_tpr(new_tpr);
-            state.cpu.set_tpr(new_tpr >> 4);
+        let effects = physical.effects;
+        // The instruction may have written CR8.
+        let tpr = state.cpu.tpr();
+        if tpr != state.lapic.tpr() >> 4 {
+            state.lapic.set_tpr(tpr.wrapping_shl(4));
         }
         for effect in effects.lapic {
             self.lapic_effect(effect);
@@ -64,13 +61,12 @@ impl Cx<'_> {
     }
 
     /// Executes the current instruction in software.
-    pub(super) fn execute_instruction(&mut self) -> emulate::Outcome {
-        self.with_emulator(|_, _, _| emulate::Outcome::Unhandleable("it needs an instruction emulated"))
+    pub(super) fn execute_instruction(&mut self, cause: Cause) -> emulate::Outcome {
+        self.with_emulator(|cpu, memory, bytes| emulate::emulate(cpu, memory, bytes, cause, DEFAULT_BUDGET))
     }
 
     /// Moves past an instruction of this length.
     pub(super) fn step(&mut self, length: u8) {
-        let tpr = self.state.lapic.tpr();
         let regs = self.state.cpu.regs();
         // The common case without the emulator's view: 64-bit code or no wrap, and no single step.
         if regs.rflags & rflags::TF == 0 && regs.rip > 0xffff {
@@ -81,7 +77,7 @@ impl Cx<'_> {
             self.state.cpu.clear_interrupt_shadow();
             return;
         }
-        emulate::retire(&mut EmulatedCpu { cpu: &mut *self.state.cpu, tpr }, length);
+        emulate::retire(&mut GuestCpu::new(&mut *self.state.cpu, &self.x86.cpuid), length);
     }
 
     // ---- CPUID and MSRs ----
@@ -118,11 +114,11 @@ impl Cx<'_> {
     // ---- ports and device memory ----
 
     pub(super) fn port_read(&self, port: u16, size: u8) -> u32 {
-        Ports::new(self.sys.machine).read(self.domain, self.x86, port, size)
+        Ports::new(self.sys.machine).read(self.hv(), self.domain, self.x86, port, size)
     }
 
     pub(super) fn port_write(&self, port: u16, size: u8, value: u32) {
-        Ports::new(self.sys.machine).write(self.domain, self.x86, port, size, value);
+        Ports::new(self.sys.machine).write(self.hv(), self.domain, self.x86, port, size, value);
     }
 
     /// The hardware domain sees device memory where it is: maps a page of it at its first touch. `false` if the address

@@ -8,7 +8,7 @@ use super::Cx;
 use super::guest::GuestMemory;
 use crate::devices::lapic::{Effect, GuestTsc};
 use crate::domain::{deliver, deliver_ipi};
-use crate::emulate::{self, Op};
+use crate::emulate::{self, Cause, Op};
 use crate::virt::{Event, Exit, NestedFault, PortAccess, SegmentName, efer, gpr, rflags};
 
 /// The vCPU timer that the local APIC uses.
@@ -274,7 +274,7 @@ impl Cx<'_> {
 
     fn port(&mut self, access: &PortAccess) {
         if access.string {
-            self.emulate();
+            self.emulate(Cause::Port);
             return;
         }
         let ops = if access.write { Op::Out } else { Op::In };
@@ -301,12 +301,12 @@ impl Cx<'_> {
         if self.map_on_demand(fault) {
             return;
         }
-        self.emulate();
+        self.emulate(Cause::Memory);
     }
 
     /// Executes the current instruction in software.
-    pub(super) fn emulate(&mut self) {
-        match self.execute_instruction() {
+    fn emulate(&mut self, cause: Cause) {
+        match self.execute_instruction(cause) {
             emulate::Outcome::Done | emulate::Outcome::Retry => {}
             emulate::Outcome::Fault(e) => self.inject_exception(e),
             emulate::Outcome::Unhandleable(why) => self.crash(why),

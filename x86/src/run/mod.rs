@@ -8,7 +8,6 @@
 //! operations on a running vCPU pause it first.
 
 mod access;
-mod cpu_state;
 mod exits;
 mod guest;
 mod interrupts;

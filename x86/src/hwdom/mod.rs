@@ -6,6 +6,8 @@
 //!
 //! Locks: [`HardwareDevices`]' own, rank `Device`; delivery to vCPUs happens after they are released.
 
+mod pci;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -21,6 +23,8 @@ use crate::devices::lapic::{self, LapicShared};
 use crate::domain::deliver;
 use crate::irq::{Binding, Router, Source};
 use crate::machine::{HostVector, Machine, PinMode};
+use crate::pci::Ecam;
+pub use pci::Pci;
 
 /// Where the hardware domain's interrupts are best taken: follows the guest's choice of vCPU.
 pub struct Targets {
@@ -102,6 +106,7 @@ impl PinBackend for Pins {
 /// The hardware domain's devices.
 pub struct HardwareDevices {
     targets: Arc<Targets>,
+    pci: Pci,
     /// Ports of devices that Radon itself uses.
     hidden_ports: Vec<(u16, u16)>,
     /// Windows of the I/O APICs (first byte), for decisions without the lock.
@@ -112,14 +117,20 @@ pub struct HardwareDevices {
 impl HardwareDevices {
     /// Devices with virtual I/O APICs like the host's. `hidden_ports` are those of devices that Radon keeps for itself.
     #[must_use]
-    pub fn new(targets: Arc<Targets>, io_apics: &[IoApicConfig], hidden_ports: Vec<(u16, u16)>) -> HardwareDevices {
+    pub fn new(
+        targets: Arc<Targets>,
+        io_apics: &[IoApicConfig],
+        ecam: Vec<Ecam>,
+        hidden_ports: Vec<(u16, u16)>,
+    ) -> HardwareDevices {
         let gsis = io_apics.iter().map(|c| c.gsi_base.saturating_add(c.pins)).max().unwrap_or(0);
         // A rank of its own below the I/O APICs' lock, which is held when the backend is called.
         let vectors = Lock::new(Rank::Vcpu, (0..gsis).map(|_| None).collect());
         let pins: Arc<dyn PinBackend> = Arc::new(Pins { targets: targets.clone(), vectors });
         let io_apic_windows = io_apics.iter().map(|c| c.base).collect();
         let io_apics = io_apics.iter().filter_map(|c| IoApic::new(*c, Some(pins.clone()))).collect();
-        HardwareDevices { targets, hidden_ports, io_apic_windows, io_apics: Lock::new(Rank::Device, io_apics) }
+        let pci = Pci::new(targets.clone(), ecam);
+        HardwareDevices { targets, pci, hidden_ports, io_apic_windows, io_apics: Lock::new(Rank::Device, io_apics) }
     }
 
     /// Who takes interrupts.
@@ -138,34 +149,55 @@ impl HardwareDevices {
     #[must_use]
     pub fn is_emulated(&self, at: GuestPhysAddr) -> bool {
         let within = |base: GuestPhysAddr| at.0.checked_sub(base.0).is_some_and(|o| o < MMIO_SIZE);
-        within(lapic::MMIO_BASE) || self.io_apic_windows.iter().any(|w| within(*w))
+        within(lapic::MMIO_BASE) || self.io_apic_windows.iter().any(|w| within(*w)) || self.pci.is_emulated(at)
+    }
+
+    /// The PCI devices.
+    #[must_use]
+    pub fn pci(&self) -> &Pci {
+        &self.pci
+    }
+
+    /// Finds the PCI devices, before the domain runs. Returns how many functions there are.
+    pub fn scan_pci(&self, hv: &Hypervisor, domain: &Domain) -> usize {
+        self.pci.scan(hv, domain)
     }
 
     /// Reads `len` bytes (1 to 8) of an emulated device. All ones where there is none.
     #[must_use]
-    pub fn mmio_read(&self, at: GuestPhysAddr, len: u8) -> u64 {
-        let io_apics = self.io_apics.lock();
-        io_apics.iter().find_map(|a| Some(a.mmio_read(within(a, at)?, len))).unwrap_or(u64::MAX)
+    pub fn mmio_read(&self, hv: &Hypervisor, domain: &Domain, at: GuestPhysAddr, len: u8) -> u64 {
+        let io_apic = self.io_apics.lock().iter().find_map(|a| Some(a.mmio_read(within(a, at)?, len)));
+        io_apic.or_else(|| self.pci.mmio_read(hv, domain, at, len)).unwrap_or(u64::MAX)
     }
 
     /// Writes to an emulated device; adds the messages that have to be delivered.
-    pub fn mmio_write(&self, at: GuestPhysAddr, len: u8, value: u64, messages: &mut Vec<Message>) {
+    pub fn mmio_write(
+        &self,
+        hv: &Hypervisor,
+        domain: &Domain,
+        at: GuestPhysAddr,
+        len: u8,
+        value: u64,
+        messages: &mut Vec<Message>,
+    ) {
         for a in self.io_apics.lock().iter_mut() {
             if let Some(offset) = within(a, at) {
                 a.mmio_write(offset, len, value as u32, |m| messages.push(m));
+                return;
             }
         }
+        self.pci.mmio_write(hv, domain, at, len, value);
     }
 
     /// Reads a PCI configuration port.
     #[must_use]
-    pub fn pci_port_read(&self, port: u16, size: u8) -> u32 {
-        self.targets.machine.port_in(port, size)
+    pub fn pci_port_read(&self, hv: &Hypervisor, domain: &Domain, port: u16, size: u8) -> u32 {
+        self.pci.port_read(hv, domain, port, size)
     }
 
     /// Writes a PCI configuration port.
-    pub fn pci_port_write(&self, port: u16, size: u8, value: u32) {
-        self.targets.machine.port_out(port, size, value);
+    pub fn pci_port_write(&self, hv: &Hypervisor, domain: &Domain, port: u16, size: u8, value: u32) {
+        self.pci.port_write(hv, domain, port, size, value);
     }
 
     /// A level-triggered interrupt of this vector was ended in a local APIC.
