@@ -270,6 +270,13 @@ impl Table {
         {
             return Err(general);
         }
+        if let Target::Frame { mfn, .. } = before.target
+            && write
+            && before.writers == 0
+            && !writable(hv, owner, mfn)
+        {
+            return Err(Status(abi::GNTST_BAD_PAGE));
+        }
         let mut active = before;
         if !before.pinned() || (write && before.writers == 0) {
             let entry = self.mark(memory, gref, at, user, purpose, write)?;
@@ -524,6 +531,12 @@ impl Table {
             }
         }
     }
+}
+
+/// Whether the owner itself can write a frame that is granted already, for reading. A frame that it gave up is nobody's to
+/// forbid.
+fn writable(hv: &Hypervisor, owner: &Domain, mfn: Mfn) -> bool {
+    hv.frames.gfn(mfn).is_none_or(|gfn| owner.p2m.query(hv, gfn).entry.kind.writable())
 }
 
 /// Status frames that this many frames of version 2 entries need: each has 2048 status words for 256 entries a frame.

@@ -429,6 +429,19 @@ fn the_granter_may_go_first() {
     assert_eq!(f.map(f.other, f.guest, 9, 0x300, RW), Err(GNTST_BAD_DOMAIN));
 }
 
+#[test]
+fn pages_that_the_granter_cannot_write() {
+    let f = fixture();
+    let p2m = &f.domain(f.guest).p2m;
+    p2m.change_ram(&f.host.hv, Gfn(20), Kind::RamRo, &mut p2m.unmapped(&f.host.hv)).unwrap();
+    f.grant(f.guest, 9, f.dom0, 20, GTF_PERMIT_ACCESS);
+    assert_eq!(f.map(f.dom0, f.guest, 9, 0x300, RW), Err(GNTST_BAD_PAGE));
+    f.map(f.dom0, f.guest, 9, 0x300, RO).unwrap();
+    assert_eq!(f.map(f.dom0, f.guest, 9, 0x301, RW), Err(GNTST_BAD_PAGE));
+    assert_eq!(f.copy(f.dom0, own(5, 0), ptr(f.guest, 9, 0), 8, DST), GNTST_BAD_PAGE);
+    assert_eq!(f.flags(f.guest, 9), GTF_PERMIT_ACCESS | GTF_READING);
+}
+
 /// The granter changes its entry while it is being marked: whatever comes of it, no pin is lost and no mark stays.
 #[test]
 fn a_granter_that_races() {

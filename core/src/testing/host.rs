@@ -54,6 +54,8 @@ impl TestHost {
     /// A machine of this many frames and CPUs, without domains. Frame 0 is not used.
     #[must_use]
     pub fn new(frames: u64, cpus: u32) -> TestHost {
+        #[cfg(test)]
+        super::order::check();
         let machine = Arc::new(TestMachine::new(frames, cpus));
         let table: Vec<FrameInfo> = (0..frames).map(|_| FrameInfo::absent()).collect();
         let allocator = FrameAllocator::new(Box::leak(table.into_boxed_slice()), Mfn(0), 1);

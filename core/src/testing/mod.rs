@@ -2,6 +2,8 @@
 //! that the test advances, kicks are counted. [`TestHost`] is a whole hypervisor with domains on it.
 
 mod host;
+#[cfg(test)]
+mod order;
 mod table;
 
 pub use host::{DOMAIN_FRAMES, IdentityMemory, TestArchDomain, TestArchVcpu, TestHost};
