@@ -76,7 +76,8 @@ pub(crate) struct Tool {
     purpose: &'static str,
 }
 
-const fn tool(probe: &'static str, package: &'static str, purpose: &'static str) -> Tool {
+/// A row of a table of tools.
+pub(crate) const fn tool(probe: &'static str, package: &'static str, purpose: &'static str) -> Tool {
     Tool { probe, package, purpose }
 }
 

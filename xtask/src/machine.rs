@@ -115,8 +115,7 @@ impl Machine {
         if payload.is_xen {
             qemu.args(["-device", "amd-iommu"]);
         }
-        let hypervisor = join(HYPERVISOR_OPTIONS, &self.append);
-        let dom0 = join(DOM0_OPTIONS, &self.dom0_append);
+        let (hypervisor, dom0) = self.command_lines();
         match self.loader {
             Loader::Direct => {
                 qemu.arg("-kernel").arg(&payload.hypervisor).args(["-append", &hypervisor]);
@@ -158,6 +157,11 @@ impl Machine {
         }
         qemu.args(&self.extra);
         Ok(qemu)
+    }
+
+    /// The command lines of the hypervisor and of dom0's kernel.
+    pub(crate) fn command_lines(&self) -> (String, String) {
+        (join(HYPERVISOR_OPTIONS, &self.append), join(DOM0_OPTIONS, &self.dom0_append))
     }
 
     fn accelerator(&self, is_xen: bool) -> Result<Vec<String>> {

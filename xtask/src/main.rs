@@ -1,5 +1,6 @@
 //! The one developer tool: `cargo xtask build`, `run`, `test` and what they need.
 
+mod bochs;
 mod build;
 mod cpio;
 mod host;

@@ -25,6 +25,9 @@ const fn pin(name: &'static str, version: &'static str) -> Package {
 
 const XEN: &str = "4.17.7+13-g2445b30a44-0+deb12u1";
 
+/// The keys of Debian's archive, from Debian's package of that name.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// The meta package that names the current kernel package.
 const KERNEL_META: &str = "linux-image-amd64";
 const KERNEL: Package = pin("linux-image-6.1.0-56-amd64", "6.1.192-2");
@@ -155,14 +158,15 @@ fn unpack(package: &Path, to: &Path) -> Result<()> {
     host::run(Command::new("dpkg-deb").arg("-x").arg(package).arg(to))
 }
 
-/// apt with its state in our own folder; configuration and sources are the system's.
-struct Apt {
+/// apt with its state in our own folder; its configuration is the system's.
+pub(crate) struct Apt {
     options: Vec<String>,
     downloads: PathBuf,
 }
 
 impl Apt {
-    fn new(folder: &Path) -> Result<Apt> {
+    /// With the system's package sources.
+    pub(crate) fn new(folder: &Path) -> Result<Apt> {
         let state = folder.join("apt");
         let downloads = folder.join("packages");
         fs::create_dir_all(state.join("lists/partial"))?;
@@ -179,13 +183,44 @@ impl Apt {
         Ok(Apt { options, downloads })
     }
 
+    /// For source packages of another release, from the place where the system gets its own packages.
+    pub(crate) fn for_source(folder: &Path, release: &str) -> Result<Apt> {
+        let mut apt = Apt::new(folder)?;
+        let targets = host::capture(apt.command("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))?;
+        let uri = targets.lines().find(|uri| uri.trim_end_matches('/').ends_with("/debian"));
+        let uri = uri.context("apt knows no archive of Debian")?;
+        let parts = folder.join("sources");
+        fs::create_dir_all(&parts)?;
+        let key = Path::new(KEYRING).exists().then(|| format!("Signed-By: {KEYRING}\n")).unwrap_or_default();
+        let source = format!("Types: deb-src\nURIs: {uri}\nSuites: {release}\nComponents: main\n{key}");
+        fs::write(parts.join("source.sources"), source)?;
+        apt.options.push("-oDir::Etc::SourceList=/dev/null".to_owned());
+        apt.options.push(format!("-oDir::Etc::SourceParts={}", parts.display()));
+        Ok(apt)
+    }
+
+    /// Downloads the original source archive of a package and returns the file.
+    pub(crate) fn download_source(&self, name: &str) -> Result<PathBuf> {
+        let mut command = self.command("apt-get");
+        host::run(command.args(["--quiet=2", "--download-only", "--tar-only", "source", name]).stderr(Stdio::null()))?;
+        let mut files = fs::read_dir(&self.downloads)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let archive = files.find(|file| file.to_string_lossy().contains(".orig.tar."));
+        archive.with_context(|| format!("apt-get left no source of {name}"))
+    }
+
+    /// Downloads the current version of a package and returns the file.
+    pub(crate) fn download_any(&self, name: &str) -> Result<PathBuf> {
+        self.download(name, None, &ProgressBar::hidden())
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.args(&self.options).current_dir(&self.downloads);
         command
     }
 
-    fn update(&self) -> Result<()> {
+    /// Gets fresh package lists.
+    pub(crate) fn update(&self) -> Result<()> {
         host::run(self.command("apt-get").args(["--quiet=2", "update"]))
     }
 

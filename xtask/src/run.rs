@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 
+use crate::bochs;
 use crate::build::{self, Profile};
 use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
@@ -63,6 +64,9 @@ pub(crate) struct Options {
     /// Boot an ISO with GRUB on a UEFI machine
     #[arg(long, conflicts_with = "grub_bios")]
     grub_uefi: bool,
+    /// Boot an ISO in the emulator Bochs (built from source at the first time); no input
+    #[arg(long, conflicts_with_all = ["xen", "grub_bios", "grub_uefi", "disk", "network", "gdb", "icount", "cpu_flags"])]
+    bochs: bool,
     /// Wait for a debugger on port 1234 (symbols: target/radon/radon.elf)
     #[arg(long)]
     gdb: bool,
@@ -133,8 +137,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     machine.gdb = options.gdb;
     machine.extra = options.qemu.clone();
 
-    let interactive = options.script.is_none() && options.timeout.is_none();
-    let mut qemu = machine.qemu(&payload, if interactive { "mon:stdio" } else { "stdio" })?;
+    let interactive = options.script.is_none() && options.timeout.is_none() && !options.bochs;
+    let mut qemu = if options.bochs {
+        bochs::command(&machine, &payload)?
+    } else {
+        machine.qemu(&payload, if interactive { "mon:stdio" } else { "stdio" })?
+    };
     if options.dry_run {
         println!("{}", host::shell_line(&qemu));
         return Ok(());

@@ -1,13 +1,15 @@
 //! `cargo xtask test`: every check of the project, in order of how soon it says something.
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::packages::Debian;
 use crate::scenario::{Applies, Kernel, Outcome, Scenario};
 use crate::{build, host, packages, run, scenarios};
 
@@ -63,13 +65,14 @@ pub(crate) fn test(options: &Options) -> Result<bool> {
     let logs = host::output().join("logs");
     fs::create_dir_all(&logs)?;
     let mut total = Counts::default();
+    let lab = Lab { xen: options.xen, logs: logs.clone(), prepared: OnceCell::new() };
     for (name, check) in checks {
         let spinner = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
         spinner.set_message(name.clone());
         spinner.enable_steady_tick(Duration::from_millis(200));
         let start = Instant::now();
         let log = logs.join(format!("{}.log", name.replace('/', "-")));
-        let result = perform(check, options.xen, &logs, &log);
+        let result = perform(check, &lab, &log);
         spinner.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
         let verdict = result.unwrap_or_else(|error| Verdict::failed(format!("{error:#}"), log));
@@ -154,7 +157,7 @@ impl Verdict {
     }
 }
 
-fn perform(check: Check, xen: bool, logs: &Path, log: &Path) -> Result<Verdict> {
+fn perform(check: Check, lab: &Lab, log: &Path) -> Result<Verdict> {
     match check {
         Check::Command(mut command) => {
             build::ensure_target()?;
@@ -179,14 +182,14 @@ fn perform(check: Check, xen: bool, logs: &Path, log: &Path) -> Result<Verdict> 
                 .debug_exit()
                 .expect(&["RING0-TESTS"])
                 .limit(120);
-            let outcome = boot(&scenario, xen, logs)?;
+            let outcome = lab.boot(&scenario)?;
             let (counts, mut failures) = ring0_results(&outcome.lines);
             let success = outcome.failure.is_none() && counts.passed > 0;
             failures.extend(outcome.failure);
             Ok(Verdict::of_many(counts, failures, success, outcome.log))
         }
         Check::System(scenario) => {
-            let outcome = boot(&scenario, xen, logs)?;
+            let outcome = lab.boot(&scenario)?;
             Ok(match outcome.failure {
                 None => Verdict::passed(outcome.log),
                 Some(why) => Verdict::failed(why, outcome.log),
@@ -195,10 +198,26 @@ fn perform(check: Check, xen: bool, logs: &Path, log: &Path) -> Result<Verdict> 
     }
 }
 
-fn boot(scenario: &Scenario, xen: bool, logs: &Path) -> Result<Outcome> {
-    let debian = packages::fetch()?;
-    let hypervisor = run::hypervisor(&debian, xen, false)?;
-    scenario.run(&debian, &hypervisor, xen, logs)
+/// What emulated machines boot; made when the first one needs it.
+struct Lab {
+    xen: bool,
+    logs: PathBuf,
+    prepared: OnceCell<Result<(Debian, PathBuf), String>>,
+}
+
+impl Lab {
+    fn boot(&self, scenario: &Scenario) -> Result<Outcome> {
+        let prepare = || {
+            let debian = packages::fetch()?;
+            let hypervisor = run::hypervisor(&debian, self.xen, false)?;
+            Ok((debian, hypervisor))
+        };
+        let prepared = self.prepared.get_or_init(|| prepare().map_err(|error: anyhow::Error| format!("{error:#}")));
+        match prepared {
+            Ok((debian, hypervisor)) => scenario.run(debian, hypervisor, self.xen, &self.logs),
+            Err(why) => bail!("{why}"),
+        }
+    }
 }
 
 /// Runs a command with its output in `log`. Returns whether it succeeded, and the output.
