@@ -191,7 +191,7 @@ impl Apt {
         let uri = uri.context("apt knows no archive of Debian")?;
         let parts = folder.join("sources");
         fs::create_dir_all(&parts)?;
-        let key = Path::new(KEYRING).exists().then(|| format!("Signed-By: {KEYRING}\n")).unwrap_or_default();
+        let key = if Path::new(KEYRING).exists() { format!("Signed-By: {KEYRING}\n") } else { String::new() };
         let source = format!("Types: deb-src\nURIs: {uri}\nSuites: {release}\nComponents: main\n{key}");
         fs::write(parts.join("source.sources"), source)?;
         apt.options.push("-oDir::Etc::SourceList=/dev/null".to_owned());
