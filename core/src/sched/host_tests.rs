@@ -120,9 +120,13 @@ fn a_blocked_vcpu_sleeps_until_it_is_notified() {
     assert_eq!(cpu.armed(), None, "an idle CPU arms nothing");
     assert_eq!(vcpu.sched.unit.runstate().state(), State::Blocked);
     host.machine.advance(Nanoseconds(50));
+    assert_eq!(host.hv.scheduler.idle_time(&host.hv, CpuId(0)), Nanoseconds(50));
     vcpu.notify(&host.hv);
     assert_eq!(cpu.turn(), Some(0));
-    assert_eq!(vcpu.runstate_info(&host.hv).time[..3], [100, 0, 50]);
+    host.machine.advance(Nanoseconds(7));
+    assert_eq!(host.hv.scheduler.idle_time(&host.hv, CpuId(0)), Nanoseconds(50));
+    assert_eq!(host.domain(guest).sched.cpu_time(host.hv.platform.now()), Nanoseconds(107));
+    assert_eq!(vcpu.runstate_info(&host.hv).time[..3], [107, 0, 50]);
 }
 
 #[test]
@@ -179,6 +183,15 @@ fn pauses_count_and_wait_for_the_cpu() {
     assert_eq!(v0.sched.unit.runstate().state(), State::Offline);
     assert!(hv.scheduler.unpause_domain(hv, &host.domain(guest).sched));
     assert!(!hv.scheduler.unpause_domain(hv, &host.domain(guest).sched));
+    assert_eq!((a.turn(), b.turn()), (Some(0), Some(1)));
+    let dom0 = host.vcpu(DomainId(0), 0);
+    hv.scheduler.bring_up(hv, dom0);
+    hv.scheduler.pause_domain(hv, &host.domain(guest).sched);
+    (a.turn(), b.turn());
+    assert_eq!(hv.scheduler.pause_domain_sync(hv, host.domain(guest), dom0), Ok(()));
+    hv.scheduler.unpause_domain(hv, &host.domain(guest).sched);
+    assert_eq!((a.turn(), b.turn()), (None, None));
+    hv.scheduler.unpause_domain(hv, &host.domain(guest).sched);
     assert_eq!((a.turn(), b.turn()), (Some(0), Some(1)));
     // Two that wait for each other: the one that is to stop itself gives up.
     hv.scheduler.pause(hv, v1);

@@ -29,14 +29,16 @@
 
 mod cpuset;
 pub mod credit2;
+#[cfg(test)]
+mod host_tests;
 mod null;
 pub mod ops;
 mod policy;
 mod shutdown;
 #[cfg(test)]
-mod host_tests;
-#[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod stress;
 #[cfg(test)]
 mod tests;
 mod unit;
@@ -171,6 +173,9 @@ impl Scheduler {
         let pool = self.pools.iter().find(|p| p.cpus.contains(cpu));
         let pick = pool.map_or(Pick::IDLE, |p| p.policy.schedule(self.context(hv), cpu, now));
         hv.timers.set_slice_end(cpu, pick.until);
+        if let Some(flags) = self.cpus.get(cpu.index()) {
+            flags.note_idle(pick.unit.is_none(), now);
+        }
         let vcpu = pick.unit.and_then(|u| u.vcpu());
         if let Some(vcpu) = vcpu.as_ref().filter(|_| pick.switched) {
             vcpu.move_timers(hv, cpu);
@@ -321,6 +326,19 @@ impl Scheduler {
         domain.units().for_each(|u| self.update(hv, &u));
     }
 
+    /// Pauses all vCPUs of a domain, not the caller's, and waits until no CPU holds the context of one. No lock may be
+    /// held. See [`Scheduler::wait_until_off`] for `caller`.
+    ///
+    /// # Errors
+    /// As [`Scheduler::wait_until_off`]; the domain is then not paused.
+    pub fn pause_domain_sync(&self, hv: &Hypervisor, domain: &Domain, caller: &Vcpu) -> Result<(), Errno> {
+        self.pause_domain(hv, &domain.sched);
+        let off = domain.vcpus().iter().try_for_each(|v| self.wait_until_off(v, caller));
+        off.inspect_err(|_| {
+            self.unpause_domain(hv, &domain.sched);
+        })
+    }
+
     /// Takes one pause of a domain back. `false` if it was not paused.
     pub fn unpause_domain(&self, hv: &Hypervisor, domain: &DomainSched) -> bool {
         let was_paused = domain.drop_pause();
@@ -438,6 +456,25 @@ impl Scheduler {
     #[must_use]
     pub fn ratelimit_us(&self) -> u32 {
         self.ratelimit.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Scheduler::ratelimit_us`].
+    ///
+    /// # Errors
+    /// `EINVAL` unless it is 0 or 100 to 500,000 (`XEN_SYSCTL_SCHED_RATELIMIT_*`).
+    pub fn set_ratelimit_us(&self, limit: u32) -> Result<(), Errno> {
+        if limit != 0 && !(100..=500_000).contains(&limit) {
+            return Err(Errno::EINVAL);
+        }
+        self.ratelimit.store(limit, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How long a CPU was idle up to now.
+    #[must_use]
+    pub fn idle_time(&self, hv: &Hypervisor, cpu: CpuId) -> Nanoseconds {
+        let now = hv.platform.now();
+        self.cpus.get(cpu.index()).map_or(Nanoseconds(0), |c| c.idle_time(now))
     }
 
     /// A new period of a capped domain starts.

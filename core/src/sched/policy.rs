@@ -8,7 +8,7 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 
@@ -61,6 +61,31 @@ impl PolicyKind {
 pub(super) struct CpuFlags {
     /// The CPU has to call [`super::Scheduler::schedule`] before it enters a guest again.
     pub(super) needs_schedule: AtomicBool,
+    /// When the CPU had nothing to run any more (1 + nanoseconds), or 0 while it has.
+    pub(super) idle_since: AtomicU64,
+    /// Nanoseconds that it had nothing to run, up to `idle_since`.
+    pub(super) idle_time: AtomicU64,
+}
+
+impl CpuFlags {
+    /// The CPU, which is the caller's, has or has not something to run from `now` on.
+    pub(super) fn note_idle(&self, idle: bool, now: Nanoseconds) {
+        let since = self.idle_since.load(Ordering::Relaxed);
+        if idle == (since != 0) {
+            return;
+        }
+        let start = now.0.saturating_add(1);
+        // The sum grows before the interval ends, and an interval starts after: a reader counts none twice for long.
+        self.idle_time.fetch_add(if idle { 0 } else { start.saturating_sub(since) }, Ordering::Relaxed);
+        self.idle_since.store(if idle { start } else { 0 }, Ordering::Release);
+    }
+
+    /// How long the CPU had nothing to run, up to `now`.
+    pub(super) fn idle_time(&self, now: Nanoseconds) -> Nanoseconds {
+        let since = self.idle_since.load(Ordering::Acquire);
+        let open = if since == 0 { 0 } else { now.0.saturating_add(1).saturating_sub(since) };
+        Nanoseconds(self.idle_time.load(Ordering::Relaxed).saturating_add(open))
+    }
 }
 
 /// What a policy reaches of its surroundings.

@@ -73,6 +73,12 @@ impl DomainSched {
         self.units.lock().retain(|u| !core::ptr::eq(u.as_ptr(), Arc::as_ptr(unit)));
     }
 
+    /// CPU time that its units had up to `now`.
+    #[must_use]
+    pub fn cpu_time(&self, now: Nanoseconds) -> Nanoseconds {
+        self.units().fold(Nanoseconds(0), |sum, u| sum.saturating_add(u.runstate().running(now)))
+    }
+
     /// How many units it has.
     #[must_use]
     pub fn unit_count(&self) -> usize {
@@ -104,6 +110,12 @@ impl DomainSched {
         if let Some(cap) = cap {
             self.cap.store(u32::from(cap), Ordering::Relaxed);
         }
+    }
+
+    /// Number of its CPU pool.
+    #[must_use]
+    pub fn pool(&self) -> u32 {
+        self.pool.load(Ordering::Relaxed)
     }
 
     /// Whether the whole domain is paused.

@@ -52,14 +52,14 @@ impl Credit2 {
     }
 
     /// A CPU of queue `index`, `here`, has nothing to run: fetches a unit that waits in another queue, the most loaded
-    /// first. Returns `here`, locked.
+    /// first. Returns `here`, locked, and the slot of what was fetched.
     pub(super) fn steal<'a>(
         &'a self,
         index: usize,
         here: &'a Shared,
         cpu: CpuId,
         now: Nanoseconds,
-    ) -> Guard<'a, Queue> {
+    ) -> (Guard<'a, Queue>, Option<Slot>) {
         let mut others: ArrayVec<(u64, usize), 64> = ArrayVec::new();
         for (n, other) in self.queues.iter().enumerate() {
             if n != index && other.waiting.load(Ordering::Relaxed) > 0 {
@@ -74,14 +74,15 @@ impl Credit2 {
             let may = |slot: &Slot| source.get(*slot).is_some_and(|m| m.allowed.contains(cpu));
             if let Some(slot) = source.ready().iter().copied().find(may) {
                 source.stand(slot, Standing::Off, now);
-                if let Some(slot) = transfer(&mut source, slot, &mut target, index, now) {
+                let fetched = transfer(&mut source, slot, &mut target, index, now);
+                if let Some(slot) = fetched {
                     target.stand(slot, Standing::Ready, now);
                 }
                 self.publish(n, &source, now);
-                return target;
+                return (target, fetched);
             }
         }
-        here.lock.lock()
+        (here.lock.lock(), None)
     }
 
     /// Moves a unit between queue `index` and the one whose load differs most from it, if that makes them more equal.

@@ -295,8 +295,13 @@ impl Policy for Credit2 {
         }
         if next.is_none() && self.others_wait(index) {
             drop(queue);
-            queue = self.steal(index, shared, cpu, now);
+            let fetched;
+            (queue, fetched) = self.steal(index, shared, cpu, now);
             next = self.choose(cx, &mut queue, cpu, now);
+            if let Some(slot) = fetched.filter(|_| fetched != next) {
+                // A better one came meanwhile.
+                self.announce(cx, index, &mut queue, slot, now);
+            }
         }
         let mut given = false;
         if let Some(slot) = next {
