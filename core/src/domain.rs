@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use radon_abi::errno::Errno;
 
+use crate::control::DomainControl;
 use crate::evtchn::EventChannels;
 use crate::grant::GrantTable;
 use crate::memory::MemoryMap;
@@ -49,6 +50,8 @@ pub struct Domain {
     pub events: EventChannels,
     /// Grant table.
     pub grants: GrantTable,
+    /// What control operations keep for it.
+    pub control: DomainControl,
     /// The memory map that the domain may ask for.
     pub memory_map: MemoryMap,
     /// The shared information page (`struct shared_info`): a frame that the hypervisor allocated for the domain.
@@ -92,6 +95,7 @@ impl Domain {
             p2m: parts.p2m,
             events: EventChannels::new(),
             grants: GrantTable::new(),
+            control: DomainControl::default(),
             memory_map: MemoryMap::default(),
             shared_info: parts.shared_info,
             hvm_params: Lock::new(Rank::Domain, [0; HVM_PARAMS]),
@@ -181,6 +185,29 @@ impl DomainList {
     /// Takes a domain out of the list.
     pub fn remove(&self, id: DomainId) -> Option<Arc<Domain>> {
         self.domains.lock().remove(&id)
+    }
+
+    /// Takes a domain out of the list if `accept` agrees and nobody else has a hold on it; nobody can have one later.
+    pub fn take_unused(&self, id: DomainId, accept: impl FnOnce(&Domain) -> bool) -> Option<Domain> {
+        let mut domains = self.domains.lock();
+        let found = domains.remove(&id)?;
+        if !accept(&found) {
+            domains.insert(id, found);
+            return None;
+        }
+        match Arc::try_unwrap(found) {
+            Ok(domain) => Some(domain),
+            Err(used) => {
+                domains.insert(id, used);
+                None
+            }
+        }
+    }
+
+    /// How many domains `wanted` agrees to. It is asked under the list's lock, so it takes no lock of lower rank.
+    #[must_use]
+    pub fn count(&self, wanted: impl Fn(&Domain) -> bool) -> u32 {
+        self.domains.lock().values().filter(|d| wanted(d)).count() as u32
     }
 
     /// The domain with the lowest number at or above `id`.

@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 
 use crate::console::Console;
+use crate::control::Control;
 use crate::domain::DomainList;
 use crate::frames::FrameAllocator;
 use crate::platform::Platform;
@@ -24,4 +25,6 @@ pub struct Hypervisor {
     pub timers: Timers,
     /// The console: ring buffer, input focus.
     pub console: Console,
+    /// What control operations keep.
+    pub control: Control,
 }

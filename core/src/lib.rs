@@ -18,6 +18,7 @@
 extern crate alloc;
 
 pub mod console;
+pub mod control;
 pub mod domain;
 pub mod evtchn;
 pub mod frames;

@@ -1,11 +1,15 @@
 //! The machine as `core` sees it. Implemented by `hal` (bare metal), `hosted` (Linux/KVM) and the test machine of
 //! [`crate::testing`].
 
+mod factory;
+
 use core::any::Any;
 
 use crate::types::{CpuId, GuestPhysAddr, GuestVirtAddr, MachineAddr, Mfn, Nanoseconds};
 use radon_abi::errno::Errno;
 use radon_abi::vcpu::HvmContext;
+
+pub use factory::{ArchFactory, CpuPolicyData, CpuTopology, MachineInfo, NewDomain, PolicyError, PolicySource};
 
 /// Untyped access to machine memory. Guest memory is never a Rust reference: it is copied in and out, or touched with
 /// single atomic operations, since other CPUs and devices may write it at any moment.

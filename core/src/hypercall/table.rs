@@ -6,6 +6,7 @@ use radon_abi::hypercall as number;
 
 use super::{Args, Caller, OpResult, Outcome};
 use crate::sched::{ops as sched, vcpu_op};
+use crate::control::{domctl, sysctl};
 use crate::{console, evtchn, grant, memory, ops};
 
 /// How much of an operation is done.
@@ -68,6 +69,8 @@ pub static HYPERCALLS: &[Hypercall] = &[
     call(number::EVENT_CHANNEL_OP, "event_channel_op", evtchn::event_channel_op, evtchn::OPERATIONS),
     call(number::PHYSDEV_OP, "physdev_op", ops::physdev::physdev_op, ops::physdev::OPERATIONS),
     call(number::HVM_OP, "hvm_op", ops::hvm::hvm_op, ops::hvm::OPERATIONS),
+    call(number::SYSCTL, "sysctl", sysctl::sysctl, sysctl::OPERATIONS),
+    call(number::DOMCTL, "domctl", domctl::domctl, domctl::OPERATIONS),
     call(number::XSM_OP, "xsm_op", ops::xsm_op, &[]),
     call(number::XENPMU_OP, "xenpmu_op", ops::xenpmu_op, &[]),
 ];
@@ -156,8 +159,9 @@ mod tests {
         for number in (0..200).chain([u32::MAX]).filter(|n| !known.contains(n)) {
             assert_eq!(dispatch(&caller, number, args(0)), Err(Errno::ENOSYS), "{number}");
         }
-        // The number of a platform operation is in its structure.
-        for call in HYPERCALLS.iter().filter(|c| !c.operations.is_empty() && c.name != "platform_op") {
+        // The number of some operations is in their structure.
+        let elsewhere = ["platform_op", "sysctl", "domctl"];
+        for call in HYPERCALLS.iter().filter(|c| !c.operations.is_empty() && !elsewhere.contains(&c.name)) {
             assert_eq!(dispatch(&caller, call.number, args(0xffff)), Err(Errno::ENOSYS), "{}", call.name);
             for op in call.operations {
                 if let Coverage::Refused(errno) = op.coverage {

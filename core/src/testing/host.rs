@@ -47,6 +47,7 @@ pub struct TestHost {
 
 struct TestDomain {
     domain: Arc<Domain>,
+    table: TestTable,
     memory: IdentityMemory,
 }
 
@@ -67,6 +68,7 @@ impl TestHost {
             scheduler: Scheduler::new(PolicyKind::Null, cpus),
             timers: Timers::new(cpus),
             console: Console::default(),
+            control: crate::control::Control::default(),
         };
         TestHost { machine, hv: Arc::new(hv), domains: Vec::new() }
     }
@@ -79,7 +81,7 @@ impl TestHost {
     /// Adds a domain with this many frames of RAM from gfn 0, and a limit of twice as many.
     pub fn add_domain_with(&mut self, vcpus: u32, frames: u64) -> DomainId {
         let id = DomainId(self.domains.len() as u16);
-        let domain = self.build(vcpus, P2m::new(id, Box::new(TestTable::default()), u64::from(id.0), false));
+        let domain = self.build(vcpus, false);
         self.hv.frames.account(id).set_limit(frames.saturating_mul(2));
         let mut batch = domain.p2m.unmapped(&self.hv);
         for gfn in 0..frames {
@@ -97,15 +99,17 @@ impl TestHost {
         let hv = self.hv.clone();
         hv.frames.account(id).set_limit(frames);
         let range = hv.frames.take_range(id, start, frames);
-        let domain = self.build(vcpus, P2m::new(id, Box::new(TestTable::default()), u64::from(id.0), true));
+        let domain = self.build(vcpus, true);
         let mut batch = domain.p2m.unmapped(&hv);
         let added = range.and_then(|f| domain.p2m.add_ram(&self.hv, Gfn(start.0), f, &mut batch));
         assert_eq!(added, Ok(()), "the frames are not free");
         id
     }
 
-    fn build(&mut self, vcpus: u32, p2m: P2m) -> Arc<Domain> {
+    fn build(&mut self, vcpus: u32, identity: bool) -> Arc<Domain> {
         let id = DomainId(self.domains.len() as u16);
+        let table = TestTable::default();
+        let p2m = P2m::new(id, Box::new(table.clone()), u64::from(id.0), identity);
         let shared_info = self.hv.frames.alloc_special(self.hv.platform.memory(), id);
         let domain = Domain::new(DomainParts {
             id,
@@ -118,7 +122,7 @@ impl TestHost {
         domain.set_vcpus((0..vcpus).map(vcpu).collect());
         assert_eq!(self.hv.domains.insert(domain.clone()), Ok(()));
         let memory = IdentityMemory { hv: self.hv.clone(), domain: domain.clone() };
-        self.domains.push(TestDomain { domain: domain.clone(), memory });
+        self.domains.push(TestDomain { domain: domain.clone(), table, memory });
         domain
     }
 
@@ -127,6 +131,13 @@ impl TestHost {
     #[allow(clippy::indexing_slicing, reason = "a test names domains it made")]
     pub fn domain(&self, id: DomainId) -> &Arc<Domain> {
         &self.domains[id.index()].domain
+    }
+
+    /// A domain's nested page table.
+    #[must_use]
+    #[allow(clippy::indexing_slicing, reason = "a test names domains it made")]
+    pub fn table(&self, id: DomainId) -> &TestTable {
+        &self.domains[id.index()].table
     }
 
     /// A vCPU.

@@ -1,0 +1,139 @@
+//! What the machine is and how much of it is in use.
+
+use radon_abi::errno::Errno;
+use radon_abi::sysctl as abi;
+use radon_abi::sysctl::{
+    AvailHeap, CpuInfo, CpuTopo, CpuTopoInfo, GetCpuInfo, GetPmStat, MemInfo, NumaInfo, PhysInfo, PmOp,
+};
+
+use super::{read, write};
+use crate::hypercall::{Args, Caller, OpResult};
+use crate::platform::MachineInfo;
+use crate::types::{CpuId, GuestVirtAddr, PAGE_SIZE};
+
+/// Distance of a node from itself.
+const LOCAL_DISTANCE: u32 = 10;
+
+fn machine(caller: &Caller<'_>) -> Result<MachineInfo, Errno> {
+    Ok(caller.hv.control.factory()?.machine())
+}
+
+/// `XEN_SYSCTL_physinfo`: processors, memory, abilities. Never fails.
+pub(super) fn physinfo(caller: &Caller<'_>, args: Args) -> OpResult {
+    let machine = machine(caller)?;
+    let frames = &caller.hv.frames;
+    let cpus = caller.hv.platform.cpu_count();
+    let info = PhysInfo {
+        threads_per_core: machine.threads_per_core,
+        cores_per_socket: machine.cores_per_socket,
+        nr_cpus: cpus,
+        max_cpu_id: cpus.saturating_sub(1),
+        nr_nodes: 1,
+        max_node_id: 0,
+        cpu_khz: machine.cpu_khz,
+        capabilities: abi::XEN_SYSCTL_PHYSCAP_HVM
+            | abi::XEN_SYSCTL_PHYSCAP_HAP
+            | abi::XEN_SYSCTL_PHYSCAP_GNTTAB_V1
+            | abi::XEN_SYSCTL_PHYSCAP_GNTTAB_V2,
+        total_pages: machine.total_frames,
+        free_pages: frames.free_frames(),
+        scrub_pages: frames.dirty_frames(),
+        outstanding_pages: frames.claimed_frames(),
+        max_mfn: frames.end().0.saturating_sub(1),
+        hw_cap: machine.hw_cap,
+        ..PhysInfo::default()
+    };
+    write(caller, args, &info)
+}
+
+/// `XEN_SYSCTL_getcpuinfo`: how long each CPU had nothing to run.
+///
+/// Work: the machine's CPUs. Errors: `EFAULT`.
+pub(super) fn get_cpu_info(caller: &Caller<'_>, args: Args) -> OpResult {
+    let mut r: GetCpuInfo = read(caller, args)?;
+    let hv = caller.hv;
+    r.nr_cpus = r.max_cpus.min(hv.platform.cpu_count());
+    for n in 0..r.nr_cpus {
+        let idletime = hv.scheduler.idle_time(CpuId(n), hv.platform.now()).0;
+        caller.write_at(GuestVirtAddr(r.info), u64::from(n), &CpuInfo { idletime })?;
+    }
+    write(caller, args, &r)
+}
+
+/// `XEN_SYSCTL_availheap`: free memory of a node, or of all.
+///
+/// Errors: `EINVAL`: no such node.
+pub(super) fn avail_heap(caller: &Caller<'_>, args: Args) -> OpResult {
+    let mut r: AvailHeap = read(caller, args)?;
+    if !matches!(r.node, -1 | 0) {
+        return Err(Errno::EINVAL);
+    }
+    r.avail_bytes = caller.hv.frames.free_frames().saturating_mul(PAGE_SIZE);
+    write(caller, args, &r)
+}
+
+/// `XEN_SYSCTL_cputopoinfo`: where each CPU is. For a null handle, the number of CPUs.
+///
+/// Work: the machine's CPUs. Errors: `EFAULT`.
+pub(super) fn cpu_topo_info(caller: &Caller<'_>, args: Args) -> OpResult {
+    let mut r: CpuTopoInfo = read(caller, args)?;
+    let cpus = caller.hv.platform.cpu_count();
+    if r.cputopo != 0 {
+        let factory = caller.hv.control.factory()?;
+        for n in 0..r.num_cpus.min(cpus) {
+            let t = factory.topology(CpuId(n));
+            let topo = CpuTopo { core: t.core, socket: t.socket, node: t.node };
+            caller.write_at(GuestVirtAddr(r.cputopo), u64::from(n), &topo)?;
+        }
+    }
+    // More than there is room for says how much room is needed.
+    r.num_cpus = cpus;
+    write(caller, args, &r)
+}
+
+/// `XEN_SYSCTL_numainfo`: memory of each node and the distances between them. For null handles, the number of nodes.
+///
+/// Errors: `EFAULT`.
+pub(super) fn numa_info(caller: &Caller<'_>, args: Args) -> OpResult {
+    let mut r: NumaInfo = read(caller, args)?;
+    if r.num_nodes > 0 && r.meminfo != 0 {
+        let frames = &caller.hv.frames;
+        let memory = MemInfo {
+            memsize: machine(caller)?.total_frames.saturating_mul(PAGE_SIZE),
+            memfree: frames.free_frames().saturating_mul(PAGE_SIZE),
+        };
+        caller.write(GuestVirtAddr(r.meminfo), &memory)?;
+    }
+    if r.num_nodes > 0 && r.distance != 0 {
+        caller.write(GuestVirtAddr(r.distance), &LOCAL_DISTANCE)?;
+    }
+    r.num_nodes = 1;
+    write(caller, args, &r)
+}
+
+fn online(caller: &Caller<'_>, cpu: u32) -> Result<(), Errno> {
+    if cpu < caller.hv.platform.cpu_count() { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// `XEN_SYSCTL_get_pmstat`: there are no statistics of power states.
+///
+/// Errors: `EINVAL`: no such CPU. `ENODEV`: always otherwise.
+pub(super) fn get_pm_stat(caller: &Caller<'_>, args: Args) -> OpResult {
+    let r: GetPmStat = read(caller, args)?;
+    online(caller, r.cpuid)?;
+    Err(Errno::ENODEV)
+}
+
+/// `XEN_SYSCTL_pm_op`: frequencies are not managed.
+///
+/// Errors: `EINVAL`: no such CPU. `ENODEV`: about frequencies. `EOPNOTSUPP`: about idle states, the scheduler's or turbo
+/// mode. `ENOSYS`: else.
+pub(super) fn pm_op(caller: &Caller<'_>, args: Args) -> OpResult {
+    let r: PmOp = read(caller, args)?;
+    online(caller, r.cpuid)?;
+    Err(match r.cmd {
+        c if c & abi::PM_PARA_CATEGORY_MASK == abi::CPUFREQ_PARA => Errno::ENODEV,
+        0x21..=0x27 => Errno::EOPNOTSUPP,
+        _ => Errno::ENOSYS,
+    })
+}
