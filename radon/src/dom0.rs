@@ -28,7 +28,7 @@ use radon_x86::dom0::{acpi, memory};
 use radon_x86::domain::X86Domain;
 use radon_x86::hwdom::{HardwareDevices, Targets};
 use radon_x86::machine::DirectAccess;
-use radon_x86::msr::{MsrPolicy, MsrState};
+use radon_x86::msr::{MemoryTypes, MsrPolicy, MsrState};
 use radon_x86::npt::Npt;
 use radon_x86::pci::Ecam;
 use radon_x86::ports::direct_ranges;
@@ -298,7 +298,9 @@ fn make_domain(
         .map(|n| {
             let hardware = sys.machine.new_cpu(tag, root, &direct);
             let lapic = Lapic::new(apic_id(n), n == 0, config);
-            let msrs = MsrState::new(MsrPolicy { microcode, cpuid_faulting: false });
+            let mut msrs = MsrState::new(MsrPolicy { microcode, cpuid_faulting: false });
+            // No firmware set the ranges up; without them Linux would not use the PAT.
+            msrs.memory_types = MemoryTypes::write_back();
             Vcpu::new(&domain, VcpuId(n), Box::new(X86Vcpu::new(hardware, lapic, msrs, n != 0)))
         })
         .collect();
