@@ -120,11 +120,11 @@ impl fmt::Display for ImageError {
             ),
             UnknownCompression { magic } => write!(
                 f,
-                "the payload is packed in an unknown way (it begins with {magic:02x?}); kernels packed with gzip, xz \
-                 or lz4 can be booted"
+                "the payload is packed in an unknown way (it begins with {magic:02x?}); kernels packed with gzip, xz, \
+                 zstd or lz4 can be booted"
             ),
             UnsupportedCompression(compression) => {
-                write!(f, "the payload is packed with {compression}; use a kernel packed with gzip, xz or lz4")
+                write!(f, "the payload is packed with {compression}; use a kernel packed with gzip, xz, zstd or lz4")
             }
             Unpack(compression, UnpackError::Unsupported(why)) => {
                 write!(f, "{compression} payload: {why}; use a kernel packed as Linux's build does it")

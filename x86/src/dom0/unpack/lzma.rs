@@ -11,12 +11,11 @@
 //! so the work is bounded by the sizes of both.
 
 use super::UnpackError;
+use super::copy::copy_match;
 use alloc::vec;
 use alloc::vec::Vec;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes copied per step of a match. The decoder is fastest while this many bytes of room are left behind the output.
-const STEP: usize = 16;
 /// A probability of one half, in units of 1/2048.
 const HALF: u16 = 1024;
 
@@ -394,44 +393,4 @@ fn chunk(
     coder.state = state;
     coder.reps = [rep0, rep1, rep2, rep3];
     Ok(())
-}
-
-/// Repeats at `pos` the `len` bytes that begin `distance` bytes before it; the two may overlap. Up to [`STEP`] bytes
-/// behind the copy may be overwritten. The caller checked `1 <= distance <= pos` and that `pos + len` is in `out`.
-#[inline(always)]
-pub(super) fn copy_match(out: &mut [u8], pos: usize, distance: usize, len: usize) {
-    let from = pos.saturating_sub(distance);
-    let end = pos.saturating_add(len);
-    if distance < STEP || end.saturating_add(STEP) > out.len() {
-        return copy_near(out, from, pos, end);
-    }
-    let mut done = 0usize;
-    while done < len {
-        let at = from.wrapping_add(done);
-        let to = pos.wrapping_add(done);
-        let Some(bytes) = out.get(at..).and_then(|b| b.first_chunk::<STEP>()).copied() else { return };
-        let Some(place) = out.get_mut(to..).and_then(|b| b.first_chunk_mut::<STEP>()) else { return };
-        *place = bytes;
-        done = done.wrapping_add(STEP);
-    }
-}
-
-/// [`copy_match`] for short distances (a repeated pattern) and for the last bytes of the buffer.
-fn copy_near(out: &mut [u8], from: usize, pos: usize, end: usize) {
-    let Some(area) = out.get_mut(from..end) else { return };
-    let mut pattern = pos.wrapping_sub(from);
-    if pattern == 1 {
-        let byte = area.first().copied().unwrap_or(0);
-        area.fill(byte);
-        return;
-    }
-    // Whole repetitions of the pattern are a pattern too: double it until all is filled.
-    while pattern < area.len() {
-        let (done, rest) = area.split_at_mut(pattern);
-        let n = rest.len().min(pattern);
-        if let (Some(to), Some(bytes)) = (rest.get_mut(..n), done.get(..n)) {
-            to.copy_from_slice(bytes);
-        }
-        pattern = pattern.wrapping_add(n);
-    }
 }

@@ -9,6 +9,9 @@ const XZ: &[u8] = include_bytes!("testdata/sample.xz");
 const XZ_PLAIN: &[u8] = include_bytes!("testdata/sample-plain.xz");
 const GZ: &[u8] = include_bytes!("testdata/sample.gz");
 const LZ4: &[u8] = include_bytes!("testdata/sample.lz4");
+const ZSTD: &[u8] = include_bytes!("testdata/sample.zst");
+/// Without a checksum.
+const ZSTD_FAST: &[u8] = include_bytes!("testdata/sample-fast.zst");
 
 fn pseudo_random(n: usize, alphabet: &[u8], mut x: u64) -> Vec<u8> {
     (0..n)
@@ -36,8 +39,15 @@ pub(in crate::dom0) fn sample() -> Vec<u8> {
     all
 }
 
-fn all() -> [(Compression, &'static [u8]); 4] {
-    [(Compression::Xz, XZ), (Compression::Xz, XZ_PLAIN), (Compression::Gzip, GZ), (Compression::Lz4, LZ4)]
+fn all() -> [(Compression, &'static [u8]); 6] {
+    [
+        (Compression::Xz, XZ),
+        (Compression::Xz, XZ_PLAIN),
+        (Compression::Gzip, GZ),
+        (Compression::Lz4, LZ4),
+        (Compression::Zstd, ZSTD),
+        (Compression::Zstd, ZSTD_FAST),
+    ]
 }
 
 #[test]
@@ -74,8 +84,8 @@ fn a_changed_byte_of_the_data_is_noticed() {
     let sample = sample();
     let mut out = vec![0; sample.len() + 16];
     for (compression, packed) in all() {
-        // lz4 has no checksum.
-        if compression == Compression::Lz4 {
+        // These have no checksum.
+        if compression == Compression::Lz4 || packed == ZSTD_FAST {
             continue;
         }
         for at in (0..packed.len() - 60).step_by(13).filter(|at| !(4..10).contains(at)) {
@@ -102,7 +112,7 @@ proptest! {
 
     /// Decoders meet anything without a panic and without writing outside of the buffer.
     #[test]
-    fn damaged_files_never_panic(which in 0usize..4, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), room in 0usize..70_000) {
+    fn damaged_files_never_panic(which in 0usize..6, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), room in 0usize..70_000) {
         let (compression, packed) = all()[which];
         let mut damaged = packed.to_vec();
         for (at, value) in changes {
@@ -130,7 +140,7 @@ proptest! {
         for i in start..start + len {
             expected[i] = expected[i - distance];
         }
-        lzma::copy_match(&mut out, start, distance, len);
+        copy::copy_match(&mut out, start, distance, len);
         prop_assert_eq!(&out[..start + len], &expected[..start + len]);
     }
 }
