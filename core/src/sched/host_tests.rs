@@ -166,7 +166,8 @@ fn pauses_count_and_wait_for_the_cpu() {
     let (host, guest) = host(2, 2);
     let hv = &host.hv;
     let (mut a, mut b) = (Loop::new(&host, 0), Loop::new(&host, 1));
-    (a.turn(), b.turn());
+    a.turn();
+    b.turn();
     let (v0, v1) = (host.vcpu(guest, 0), host.vcpu(guest, 1));
     hv.scheduler.pause(hv, v0);
     hv.scheduler.pause(hv, v0);
@@ -187,7 +188,8 @@ fn pauses_count_and_wait_for_the_cpu() {
     let dom0 = host.vcpu(DomainId(0), 0);
     hv.scheduler.bring_up(hv, dom0);
     hv.scheduler.pause_domain(hv, &host.domain(guest).sched);
-    (a.turn(), b.turn());
+    a.turn();
+    b.turn();
     assert_eq!(hv.scheduler.pause_domain_sync(hv, host.domain(guest), dom0), Ok(()));
     hv.scheduler.unpause_domain(hv, &host.domain(guest).sched);
     assert_eq!((a.turn(), b.turn()), (None, None));
@@ -205,7 +207,8 @@ fn pauses_count_and_wait_for_the_cpu() {
 fn vcpus_go_down_and_up() {
     let (host, guest) = host(2, 2);
     let (mut a, mut b) = (Loop::new(&host, 0), Loop::new(&host, 1));
-    (a.turn(), b.turn());
+    a.turn();
+    b.turn();
     assert_eq!(op(&host, guest, 0, (vabi::VCPUOP_IS_UP, 1), &0u32), Ok(Outcome::Done(1)));
     op(&host, guest, 0, (vabi::VCPUOP_DOWN, 1), &0u32).unwrap();
     assert_eq!((a.turn(), b.turn()), (Some(0), None));
@@ -433,7 +436,8 @@ fn a_watchdog_that_is_not_poked_shuts_the_domain_down() {
 fn a_shutdown_keeps_its_first_reason_and_can_be_undone() {
     let (host, guest) = host(2, 2);
     let (mut a, mut b) = (Loop::new(&host, 0), Loop::new(&host, 1));
-    (a.turn(), b.turn());
+    a.turn();
+    b.turn();
     let shutdown = |op, reason| sched(&host, guest, 0, op, &sabi::Shutdown { reason });
     assert_eq!(shutdown(sabi::SCHEDOP_SHUTDOWN, 9), Err(Errno::EINVAL));
     assert_eq!(resume(&host.hv, host.domain(guest)), Err(Errno::EINVAL));

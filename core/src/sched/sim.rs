@@ -244,7 +244,7 @@ impl Sim {
         self.saves += 1;
         if let Some(delay) = self.save_delays.get(self.saves % self.save_delays.len().max(1))
             && *delay > 0
-            && self.saves % (*delay as usize + 1) != 0
+            && !self.saves.is_multiple_of(*delay as usize + 1)
         {
             return;
         }

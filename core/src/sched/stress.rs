@@ -144,12 +144,12 @@ impl World {
             9..11 if subject.unit.drop_pause() => self.update(subject),
             11 => {
                 let only = CpuSet::only(CpuId((random / 256) as u32 % self.machine.cpus));
-                let hard = if random / 4096 % 2 == 0 { CpuSet::ALL } else { only };
+                let hard = if (random / 4096).is_multiple_of(2) { CpuSet::ALL } else { only };
                 subject.unit.change_affinity(|a| a.hard = hard);
                 self.policy.affinity_changed(self.cx(), &subject.unit);
             }
             12 => {
-                let cap = if random / 256 % 2 == 0 { 0 } else { 50 };
+                let cap = if (random / 256).is_multiple_of(2) { 0 } else { 50 };
                 subject.unit.domain.set(Some(100 + random as u16 % 400), Some(cap));
                 self.policy.parameters_changed(self.cx(), &subject.unit);
             }

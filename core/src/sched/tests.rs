@@ -288,8 +288,8 @@ proptest! {
             }
             sim.run_to(sim.now + time * MS / 3);
         }
-        for n in 0..6 {
-            for _ in 0..paused[n] {
+        for (n, &pauses) in paused.iter().enumerate() {
+            for _ in 0..pauses {
                 sim.set_paused(n, false);
             }
             sim.set_affinity(n, CpuSet::ALL);
