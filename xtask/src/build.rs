@@ -45,15 +45,15 @@ pub(crate) fn ensure_target() -> Result<()> {
 }
 
 /// Builds the image and returns its file; beside it are the same compressed (`.gz`), the symbols (`.syms`) and the
-/// linker's output for debuggers (`.elf`).
-pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
+/// linker's output for debuggers (`.elf`). `messages` takes cargo's messages.
+pub(crate) fn build(profile: Profile, messages: Stdio) -> Result<PathBuf> {
     ensure_target()?;
     let mut command = bare_metal_cargo("build");
     command.args(["--package", "radon", "--message-format=json-render-diagnostics"]);
     if profile == Profile::Release {
         command.arg("--release");
     }
-    let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    let output = command.stderr(messages).output().context("cannot start cargo")?;
     ensure!(output.status.success(), "the image does not build");
     let linked = executable(&String::from_utf8_lossy(&output.stdout)).context("cargo named no executable")?;
 

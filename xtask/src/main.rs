@@ -16,7 +16,7 @@ mod scenarios;
 mod serial;
 mod test;
 
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -61,7 +61,7 @@ fn perform(task: Task) -> Result<bool> {
     match task {
         Task::Build { debug } => {
             let profile = if debug { build::Profile::Debug } else { build::Profile::Release };
-            println!("{}", build::build(profile)?.display());
+            println!("{}", build::build(profile, Stdio::inherit())?.display());
         }
         Task::Fetch => {
             let debian = packages::fetch()?;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -113,8 +114,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         (initrd, path) = initrd::with_script(&initrd, "run", &text)?;
         dom0_append = format!("radon.script={path} {dom0_append}");
     }
+    let profile = if options.debug { Profile::Debug } else { Profile::Release };
     let payload = Payload {
-        hypervisor: hypervisor(&debian, options.xen, options.debug)?,
+        hypervisor: if options.xen { debian_xen(&debian)? } else { build::build(profile, Stdio::inherit())? },
         is_xen: options.xen,
         kernel: Some(options.kernel.clone().unwrap_or_else(|| debian.kernel())),
         initrd: Some(initrd),
@@ -175,11 +177,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// The hypervisor to boot: Radon, built if need be, or Debian's Xen.
-pub(crate) fn hypervisor(debian: &Debian, xen: bool, debug: bool) -> Result<PathBuf> {
-    if !xen {
-        return build::build(if debug { Profile::Debug } else { Profile::Release });
-    }
+/// Debian's Xen, unpacked so that QEMU can load it.
+pub(crate) fn debian_xen(debian: &Debian) -> Result<PathBuf> {
     let file = host::cache().join("debian/xen");
     let newer = |file: &Path, than: &Path| -> Result<bool> {
         Ok(fs::metadata(file)?.modified()? >= fs::metadata(than)?.modified()?)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::build::Profile;
 use crate::packages::Debian;
 use crate::scenario::{Applies, Kernel, Outcome, Scenario};
 use crate::{build, host, packages, run, scenarios};
@@ -206,10 +207,15 @@ struct Lab {
 }
 
 impl Lab {
+    fn build(&self) -> Result<PathBuf> {
+        let log = self.logs.join("build.log");
+        build::build(Profile::Release, File::create(&log)?.into()).with_context(|| format!("see {}", log.display()))
+    }
+
     fn boot(&self, scenario: &Scenario) -> Result<Outcome> {
         let prepare = || {
             let debian = packages::fetch()?;
-            let hypervisor = run::hypervisor(&debian, self.xen, false)?;
+            let hypervisor = if self.xen { run::debian_xen(&debian)? } else { self.build()? };
             Ok((debian, hypervisor))
         };
         let prepared = self.prepared.get_or_init(|| prepare().map_err(|error: anyhow::Error| format!("{error:#}")));
