@@ -1,9 +1,9 @@
 //! Grant tables: a domain lets others use single frames of its own.
 //!
-//! The *granter* fills entries of a table that it shares with the hypervisor ([`table`]). The *user* maps a granted
-//! frame into its physical memory ([`ops`]) or has bytes copied ([`copy`]). An entry in use is *pinned*: the hypervisor
-//! remembers who uses it and how often, and sets `GTF_reading` and `GTF_writing` for the granter to see. A mapping is
-//! named by a handle in the user's table of mappings ([`handles`]).
+//! The *granter* fills entries of a table that it shares with the hypervisor (`table`). The *user* maps a granted frame
+//! into its physical memory (`ops`) or has bytes copied (`copy`). An entry in use is *pinned*: the hypervisor remembers
+//! who uses it and how often, and sets `GTF_reading` and `GTF_writing` for the granter to see. A mapping is named by a
+//! handle in the user's table of mappings (`handles`).
 //!
 //! References: the user's p2m entry holds the reference on the frame. The pin is taken before the entry is made and
 //! ends after the entry was removed and TLBs were flushed, so a granter that sees `GTF_reading` clear knows that nobody

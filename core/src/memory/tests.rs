@@ -376,3 +376,101 @@ fn a_guest_that_is_paused_and_torn_down_leaks_nothing() {
     drop(held);
     assert_eq!((f.pages(guest), f.host.hv.frames.free_frames()), (0, free));
 }
+
+impl Fixture {
+    /// All that an operation could change.
+    fn snapshot(&self) -> (Vec<Entry>, Vec<u64>, Vec<Option<Gfn>>) {
+        let domains = [self.dom0, self.guest];
+        let entries = domains.iter().flat_map(|&d| (0..0x800).map(move |g| self.entry(d, g))).collect();
+        let frames = &self.host.hv.frames;
+        let mut counts = Vec::from([frames.free_frames(), frames.claimed_frames()]);
+        counts.extend(domains.iter().map(|&d| self.pages(d)));
+        let places = (0..4096).map(|m| frames.gfn(Mfn(m))).collect();
+        (entries, counts, places)
+    }
+}
+
+/// Each operation that needs memory, with every table page it needs refused in turn: it either succeeds or has changed
+/// nothing.
+#[test]
+fn failures_change_nothing() {
+    type Operation = (&'static str, fn(&Fixture) -> bool);
+    let operations: [Operation; 8] = [
+        ("populate one", |f| f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[0x400]) == Ok(1)),
+        ("populate in a hole of a large page", |f| {
+            f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[0x210]) == Ok(1)
+        }),
+        ("populate four at an odd place", |f| {
+            f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 2, &[0x5fe]) == Ok(1)
+        }),
+        ("decrease in a large page", |f| {
+            f.reserve(f.guest, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 0, &[0x210]) == Ok(1)
+        }),
+        ("shared information", |f| {
+            let a = AddToPhysmap { domid: DOMID_SELF, size: 0, space: XENMAPSPACE_SHARED_INFO, idx: 0, gpfn: 0x220 };
+            f.call(f.guest, XENMEM_ADD_TO_PHYSMAP, &a).is_ok()
+        }),
+        ("move out of a large page", |f| {
+            let a = AddToPhysmap { domid: DOMID_SELF, size: 0, space: XENMAPSPACE_GMFN, idx: 0x230, gpfn: 0x600 };
+            f.call(f.guest, XENMEM_ADD_TO_PHYSMAP, &a).is_ok()
+        }),
+        ("move into a large page", |f| {
+            let a = AddToPhysmap { domid: DOMID_SELF, size: 0, space: XENMAPSPACE_GMFN, idx: 5, gpfn: 0x230 };
+            f.call(f.guest, XENMEM_ADD_TO_PHYSMAP, &a).is_ok()
+        }),
+        ("foreign", |f| {
+            f.list(f.dom0, LIST, [0x240]);
+            f.list(f.dom0, LIST2, [0x500]);
+            let batch = AddToPhysmapBatch {
+                domid: DOMID_SELF,
+                space: XENMAPSPACE_GMFN_FOREIGN as u16,
+                size: 1,
+                foreign_domid: f.guest.0,
+                idxs: LIST,
+                gpfns: LIST2,
+                errs: ERRS,
+            };
+            f.call(f.dom0, XENMEM_ADD_TO_PHYSMAP_BATCH, &batch).unwrap();
+            f.host.caller(f.dom0, 0).read::<i32>(GuestVirtAddr(ERRS)).unwrap() == 0
+        }),
+    ];
+    for (name, operation) in operations {
+        let mut failures = 0;
+        loop {
+            let f = fixture();
+            f.limit(f.guest, 2048);
+            assert_eq!(f.reserve(f.dom0, XENMEM_POPULATE_PHYSMAP, f.guest.0, 9, &[0x200]), Ok(1));
+            let before = f.snapshot();
+            for d in [f.dom0, f.guest] {
+                f.host.table(d).fail_after(failures);
+            }
+            if operation(&f) {
+                assert!(f.snapshot() != before, "{name} did nothing");
+                break;
+            }
+            for d in [f.dom0, f.guest] {
+                f.host.table(d).fail_after(u64::MAX);
+            }
+            assert!(f.snapshot() == before, "{name} changed something before it failed, at {failures}");
+            failures += 1;
+            assert!(failures < 10, "{name} never succeeds");
+        }
+        // What needed no table page is not interesting here.
+        assert!(failures > 0 || name == "populate in a hole of a large page", "{name} met no failure");
+    }
+}
+
+/// With no frame left, nothing is gained and nothing lost.
+#[test]
+fn no_memory_changes_nothing() {
+    let f = fixture();
+    f.limit(f.guest, 4096);
+    let memory = f.host.hv.platform.memory();
+    while f.host.hv.frames.alloc_hypervisor(memory, Order::PAGE, crate::frames::Placement::default()).is_ok() {}
+    let before = f.snapshot();
+    assert_eq!(f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 0, &[0x400, 3]), Ok(0));
+    assert_eq!(f.reserve(f.guest, XENMEM_POPULATE_PHYSMAP, DOMID_SELF, 9, &[0x400]), Ok(0));
+    let grant = AddToPhysmap { domid: DOMID_SELF, space: XENMAPSPACE_GRANT_TABLE, gpfn: 5, ..Default::default() };
+    assert_eq!(f.call(f.guest, XENMEM_ADD_TO_PHYSMAP, &grant), Err(Errno::ENOMEM));
+    assert!(f.snapshot() == before);
+}

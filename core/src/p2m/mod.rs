@@ -254,7 +254,7 @@ impl P2m {
     /// it was mapped before), or one of another domain. What was mapped at `gfn` goes.
     ///
     /// # Errors
-    /// `EINVAL`: beyond the limit, another kind, or the domain is dying. `EPERM`: device memory is there. `EBUSY`: a
+    /// `EINVAL`: beyond the limit, another kind or owner, or the domain is dying. `EPERM`: device memory is there. `EBUSY`: a
     /// grant is mapped there, or in an identity map the address is RAM of somebody else. `ENOMEM`: no table page.
     pub fn add_page(
         &self,
@@ -264,7 +264,8 @@ impl P2m {
         kind: Kind,
         batch: &mut Unmapped<'_>,
     ) -> Result<(), Errno> {
-        if !(kind == Kind::Special || kind.others()) {
+        let fits = kind.others() || (kind == Kind::Special && page.owner() == self.owner);
+        if !fits {
             return Err(Errno::EINVAL);
         }
         let state = self.state.lock();
@@ -275,8 +276,9 @@ impl P2m {
         if let Some(old) = before
             && self.query(hv, old).entry == (Entry { kind, mfn })
         {
-            // A single frame that was written as such: this cannot fail.
-            self.clear(hv, old, Order::PAGE, batch)?;
+            // Written as a single frame, so this cannot fail. It held a reference, as the new mapping does.
+            self.clear_moved(hv, old, Entry { kind, mfn }, batch);
+            batch.push(mfn, 1, End::Put);
         }
         if kind == Kind::Special {
             hv.frames.set_gfn(mfn, 1, Some(gfn));
@@ -299,14 +301,10 @@ impl P2m {
         if from == to {
             return Ok(());
         }
-        self.check_replaceable(hv, to)?;
-        // Split what is around both before anything changes, so that the writes below cannot fail.
+        // Split what is around `from` before anything changes, so that the last write cannot fail.
         self.set(hv, from, Order::PAGE, entry)?;
-        self.set(hv, to, Order::PAGE, self.query(hv, to).entry)?;
-        self.set(hv, from, Order::PAGE, Entry::HOLE)?;
-        batch.belong_to(self.tag);
-        batch.push(entry.mfn, 1, End::Nothing);
         self.replace(hv, to, entry, batch)?;
+        self.clear_moved(hv, from, entry, batch);
         hv.frames.set_gfn(entry.mfn, 1, Some(to));
         Ok(())
     }
@@ -475,6 +473,15 @@ impl P2m {
         self.set(hv, gfn, order, Entry::HOLE)?;
         self.retire(hv, gfn, order, old, batch);
         Ok(())
+    }
+
+    /// Makes a hole of a page that is mapped elsewhere now.
+    fn clear_moved(&self, hv: &Hypervisor, gfn: Gfn, entry: Entry, batch: &mut Unmapped<'_>) {
+        if self.set(hv, gfn, Order::PAGE, Entry::HOLE).is_err() {
+            log::error!("{}: {gfn} could not be unmapped", self.owner);
+        }
+        batch.belong_to(self.tag);
+        batch.push(entry.mfn, 1, End::Nothing);
     }
 
     /// Hands what an entry stood for to the batch.

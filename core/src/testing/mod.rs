@@ -51,7 +51,9 @@ impl TestMemory {
 impl PhysMemory for TestMemory {
     fn read(&self, from: MachineAddr, to: &mut [u8]) {
         for (n, byte) in to.iter_mut().enumerate() {
-            *byte = self.update(MachineAddr(from.0.wrapping_add(n as u64)), 1, |_| None) as u8;
+            let at = from.0.wrapping_add(n as u64);
+            let word = self.word(MachineAddr(at)).map_or(u64::MAX, |w| w.load(Ordering::SeqCst));
+            *byte = word.to_le_bytes().get((at % 8) as usize).copied().unwrap_or(0);
         }
     }
     fn write(&self, to: MachineAddr, from: &[u8]) {
@@ -67,8 +69,9 @@ impl PhysMemory for TestMemory {
         }
     }
     fn zero_frame(&self, frame: Mfn) {
-        for n in 0..PAGE_SIZE / 8 {
-            self.store_u64(MachineAddr(frame.addr().0.wrapping_add(n.wrapping_mul(8))), 0);
+        let first = (frame.addr().0 / 8) as usize;
+        for word in self.words.iter().skip(first).take(PAGE_SIZE as usize / 8) {
+            word.store(0, Ordering::SeqCst);
         }
     }
     fn load_u32(&self, at: MachineAddr) -> u32 {

@@ -1,7 +1,8 @@
 //! A nested page table that is a sorted map: the model that real ones are compared with.
 
 use alloc::collections::BTreeMap;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 
@@ -11,22 +12,32 @@ use crate::platform::PhysMemory;
 use crate::sync::{Lock, Rank};
 use crate::types::{Gfn, MachineAddr};
 
-/// A nested page table of plain data. Holds gfns below 2^36.
-pub struct TestTable {
+/// A nested page table of plain data. Holds gfns below 2^36. A clone is the same table.
+#[derive(Clone)]
+pub struct TestTable(Arc<Inner>);
+
+struct Inner {
     /// Mapped blocks by first gfn.
     blocks: Lock<BTreeMap<u64, (Order, Entry)>>,
-    /// [`NestedTable::set`] fails with `ENOMEM` while this is set.
-    pub fail: AtomicBool,
+    /// How many more changes that need memory succeed before one fails; then none does.
+    lucky: AtomicU64,
     limit: AtomicU64,
 }
 
 impl Default for TestTable {
     fn default() -> Self {
-        TestTable {
+        TestTable(Arc::new(Inner {
             blocks: Lock::new(Rank::Console, BTreeMap::new()),
-            fail: AtomicBool::new(false),
+            lucky: AtomicU64::new(u64::MAX),
             limit: AtomicU64::new(u64::MAX),
-        }
+        }))
+    }
+}
+
+impl TestTable {
+    /// After this many more changes that may need a table page, all of them fail with `ENOMEM`.
+    pub fn fail_after(&self, changes: u64) {
+        self.0.lucky.store(changes, Ordering::SeqCst);
     }
 }
 
@@ -49,7 +60,7 @@ impl NestedTable for TestTable {
     }
 
     fn get(&self, _: &dyn PhysMemory, gfn: Gfn) -> Lookup {
-        let blocks = self.blocks.lock();
+        let blocks = self.0.blocks.lock();
         if let Some((base, order, entry)) = covering(&blocks, gfn.0) {
             return Lookup { entry: entry.offset(gfn.0.wrapping_sub(base)), order };
         }
@@ -63,11 +74,21 @@ impl NestedTable for TestTable {
         Lookup { entry: Entry::HOLE, order: Order::new(bits).unwrap_or_default() }
     }
 
-    fn set(&self, _: &dyn PhysMemory, _: &FrameAllocator, gfn: Gfn, order: Order, entry: Entry) -> Result<(), Errno> {
-        if self.fail.load(Ordering::SeqCst) {
-            return Err(Errno::ENOMEM);
+    fn set(
+        &self,
+        memory: &dyn PhysMemory,
+        _: &FrameAllocator,
+        gfn: Gfn,
+        order: Order,
+        entry: Entry,
+    ) -> Result<(), Errno> {
+        let found = self.get(memory, gfn);
+        // A real table needs a page then, unless it has one in reserve. Holes in holes are there already.
+        if found.order > order && (found.entry, entry) != (Entry::HOLE, Entry::HOLE) {
+            let lucky = self.0.lucky.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
+            lucky.map_err(|_| Errno::ENOMEM)?;
         }
-        let mut blocks = self.blocks.lock();
+        let mut blocks = self.0.blocks.lock();
         // Split what is larger, down to the order wanted.
         while let Some((base, big, old)) = covering(&blocks, gfn.0).filter(|b| b.1 > order) {
             let small = Order::new(big.bits().saturating_sub(9)).unwrap_or_default();
@@ -92,11 +113,11 @@ impl NestedTable for TestTable {
     }
 
     fn page_limit(&self) -> u64 {
-        self.limit.load(Ordering::SeqCst)
+        self.0.limit.load(Ordering::SeqCst)
     }
 
     fn set_page_limit(&self, pages: u64) {
-        self.limit.store(pages, Ordering::SeqCst);
+        self.0.limit.store(pages, Ordering::SeqCst);
     }
 
     fn free(&self, _: &FrameAllocator, _: u64) -> bool {
