@@ -54,7 +54,7 @@ pub(super) fn get_cpu_info(caller: &Caller<'_>, args: Args) -> OpResult {
     let hv = caller.hv;
     r.nr_cpus = r.max_cpus.min(hv.platform.cpu_count());
     for n in 0..r.nr_cpus {
-        let idletime = hv.scheduler.idle_time(CpuId(n), hv.platform.now()).0;
+        let idletime = hv.scheduler.idle_time(hv, CpuId(n)).0;
         caller.write_at(GuestVirtAddr(r.info), u64::from(n), &CpuInfo { idletime })?;
     }
     write(caller, args, &r)
