@@ -166,6 +166,25 @@ fn what_does_not_fit_is_said() {
 }
 
 #[test]
+fn large_pages_are_taken_before_pieces() {
+    let mut map = machine();
+    map[3] = region(0x10_0000..0x4ff_f000, MemoryKind::Ram);
+    map.insert(4, region(0x510_1000..0x7ffd_8000, MemoryKind::Ram));
+    let mut request = request(&map);
+    request.initrd = None;
+    let first = plan(&request).unwrap();
+    check(&request, &first);
+    assert!(first.ram.contains(&(0x4c0_0000..0x4e0_0000)) && !first.ram.overlaps(&(0x4e0_0000..0x4ff_f000)));
+    // If all is wanted, the pieces are taken too.
+    let available = free_ram(&map, &KEPT).total();
+    request.size.size = Some(MemoryAmount { bytes: available, percent: 0, negative: false });
+    let all = plan(&request).unwrap();
+    check(&request, &all);
+    assert!(all.ram.contains(&(0x4e0_0000..0x4ff_f000)));
+    assert_eq!(all.size, available);
+}
+
+#[test]
 fn scratch_is_the_highest_free_ram() {
     let map = machine();
     assert_eq!(scratch(&map, &KEPT, 100 * MIB), Some(0x1_3000_0000 - 100 * MIB..0x1_3000_0000));

@@ -107,6 +107,8 @@ pub(super) struct Machine {
     /// Number of calls of `bind`.
     pub(super) binds: RefCell<usize>,
     pub(super) refuse_msi: RefCell<bool>,
+    /// Every word written to configuration space, and every access to device memory as `None`.
+    pub(super) log: RefCell<Vec<Option<(u16, u32)>>>,
 }
 
 impl Machine {
@@ -144,6 +146,7 @@ impl HostPci for Machine {
 
     fn write(&self, at: Sbdf, register: u16, width: Width, value: u32) {
         assert!(register.is_multiple_of(width.bytes()) && register < 4096);
+        self.log.borrow_mut().push(Some((register, value)));
         let mut functions = self.functions.borrow_mut();
         let Some(f) = functions.get_mut(&at) else { return };
         for (i, byte) in value.to_le_bytes().into_iter().take(width.bytes().into()).enumerate() {
@@ -160,6 +163,7 @@ impl HostMmio for Machine {
         (word(at.0) | word(at.0 + 4) << 32) & (u64::MAX >> (64 - 8 * u32::from(bytes)))
     }
     fn write(&self, at: MachineAddr, bytes: u8, value: u64) {
+        self.log.borrow_mut().push(None);
         let mut memory = self.memory.borrow_mut();
         memory.insert(at.0, value as u32);
         if bytes == 8 {
@@ -191,7 +195,8 @@ impl MsiBackend for Machine {
             self.bound.borrow_mut().remove(&(device, first));
             return Err(Errno::ENOSPC);
         }
-        self.bound.borrow_mut().insert((device, first), (count, message));
+        let before = self.bound.borrow_mut().insert((device, first), (count, message));
+        assert!(before.is_none_or(|(c, _)| c == count), "a block is given back before its size changes");
         Ok(Machine::host_message(device, first))
     }
     fn unbind(&self, device: Sbdf, first: u16, count: u16) {

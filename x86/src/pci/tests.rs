@@ -317,9 +317,32 @@ fn msix_as_linux_sets_it_up() {
     assert_eq!(guest.host_entry(1), programmed(1));
     assert_eq!(*guest.machine.binds.borrow(), binds);
 
+    // An interrupt moves to another CPU.
+    for masked in [true, false] {
+        guest.table(2, 3, masked.into());
+        guest.table(2, 0, 0xfee0_9000);
+        guest.table(2, 2, 0x99 + u32::from(masked));
+        guest.table(2, 3, 0);
+        let moved = GuestMsi { address: 0xfee0_9000, data: 0x99 + u32::from(masked) };
+        assert_eq!(guest.bound()[2], (2, 1, moved));
+        assert_eq!(guest.host_entry(2), programmed(2));
+    }
+
     guest.write(MSIX + 2, Width::Word, 0);
     assert_eq!(guest.bound(), []);
     assert_eq!(guest.machine.config(AT, 0x72, 2), 3);
+}
+
+#[test]
+fn nothing_fires_while_the_table_is_filled() {
+    let mut guest = Guest::one();
+    linux_msix(&mut guest);
+    guest.write(MSIX + 2, Width::Word, 0);
+    guest.machine.log.borrow_mut().clear();
+    guest.write(MSIX + 2, Width::Word, 0x8000);
+    let log = guest.machine.log.borrow();
+    assert_eq!((log[0], *log.last().unwrap()), (Some((MSIX + 2, 0xc000)), Some((MSIX + 2, 0x8000))));
+    assert!(log.len() > 2 && log[1..log.len() - 1].iter().all(Option::is_none));
 }
 
 #[test]
@@ -420,7 +443,9 @@ fn capability_lists_with_loops_end() {
         // An extended list that never ends as well.
         f.set(0x100, 4, 0x1001_0001);
         let mut guest = Guest::new([(AT, f)]);
-        guest.write(0x42, Width::Word, 1);
+        for register in (0x40..0x100).step_by(2).chain([0x12]) {
+            guest.write(register, Width::Word, 1);
+        }
         assert_eq!(guest.bound(), []);
     }
 }

@@ -39,6 +39,50 @@ pub(in crate::dom0) fn sample() -> Vec<u8> {
     all
 }
 
+/// Records with fixed, counting and random fields: matches at the same few distances.
+fn records() -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut x = 7u64;
+    for n in 0..600u32 {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let random = x >> 33;
+        let kind = (random % 5) as u8;
+        out.extend_from_slice(&n.to_le_bytes());
+        out.extend_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        out.extend_from_slice(&[kind, if kind > 2 { (random >> 8) as u8 } else { 0 }, 0, 0]);
+        out.extend_from_slice(if kind & 1 == 1 { b"name" } else { b"next-one" });
+        out.extend_from_slice(if kind == 2 { b"/path/to/something" } else { b"" });
+    }
+    out
+}
+
+#[test]
+fn repeated_distances_are_followed() {
+    let records = records();
+    for (compression, packed) in [
+        (Compression::Zstd, &include_bytes!("testdata/records.zst")[..]),
+        (Compression::Zstd, include_bytes!("testdata/records-9.zst")),
+        (Compression::Xz, include_bytes!("testdata/records.xz")),
+    ] {
+        let mut out = vec![0; records.len() + 16];
+        assert_eq!(unpack(compression, packed, &mut out), Ok(records.len()), "{compression}");
+        assert!(out[..records.len()] == records[..], "{compression}");
+    }
+}
+
+#[test]
+fn zstd_frames_follow_each_other_and_others_are_skipped() {
+    let sample = sample();
+    let mut both = ZSTD.to_vec();
+    both.extend_from_slice(&[0x53, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 9, 9, 9]);
+    both.extend_from_slice(ZSTD_FAST);
+    let mut out = vec![0; 2 * sample.len() + 16];
+    assert_eq!(unpack(Compression::Zstd, &both, &mut out), Ok(2 * sample.len()));
+    assert!(out[..sample.len()] == sample[..] && out[sample.len()..2 * sample.len()] == sample[..]);
+    both.push(0);
+    assert_eq!(unpack(Compression::Zstd, &both, &mut out), Err(UnpackError::Truncated));
+}
+
 fn all() -> [(Compression, &'static [u8]); 6] {
     [
         (Compression::Xz, XZ),
