@@ -346,7 +346,7 @@ pub fn expand_array(hv: &Hypervisor, domain: &Arc<Domain>, frame: Pin) -> Result
         let port = Port(first.saturating_add(n));
         let Some(channel) = domain.events.channels.get(port) else { continue };
         let mut state = channel.state.lock();
-        if state.is_open() && core::mem::take(&mut state.missed) {
+        if state.is_guests() && core::mem::take(&mut state.missed) {
             let news = set_pending(hv, domain, port, &mut state);
             let vcpu = state.vcpu;
             drop(state);

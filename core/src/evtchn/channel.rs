@@ -66,9 +66,9 @@ impl ChannelState {
         *self = ChannelState { last_queue, ..ChannelState::FREE };
     }
 
-    /// Whether the port is in use.
-    pub(super) fn is_open(&self) -> bool {
-        !matches!(self.binding, Binding::Free)
+    /// Whether the port is in use by the guest, so that the guest's memory may be touched for it.
+    pub(super) fn is_guests(&self) -> bool {
+        !matches!(self.binding, Binding::Free) && self.consumer.is_none()
     }
 }
 

@@ -8,8 +8,8 @@
 //! What is in guest memory is believed only in so far as it harms nobody but the guest: port numbers are never taken
 //! from it. Which port is the tail of a queue is the hypervisor's own knowledge.
 //!
-//! Lock protocol: words and control blocks are touched only while holding the lock of an open channel of the domain, or
-//! the table lock. They are given back only under the table lock after all channels are closed. Of the queue locks
+//! Lock protocol: words and control blocks are touched only while holding the lock of an open channel that the guest
+//! holds, or the table lock. They are given back only under the table lock after all these channels are closed. Of the queue locks
 //! ([`Rank::EventQueue`]) at most one is held at a time. Only the holder of a channel's lock sets *linked* in its word
 //! or makes it a tail.
 
@@ -219,9 +219,14 @@ fn link(memory: &dyn PhysMemory, domain: &Domain, port: Port, state: &mut Channe
         }
         let head = u64::from(state.priority).wrapping_mul(4).wrapping_add(FIFO_HEAD_OFFSET);
         memory.store_u32(field(control, head), port.0);
+        // Ready is set before anyone else can set the next head. Otherwise the guest could consume this head and the next
+        // for one ready bit, take the other one for a third, and follow a port that is in another queue by then.
+        let ready = 1u32.wrapping_shl(u32::from(state.priority));
+        if memory.fetch_or_u32(field(control, FIFO_READY_OFFSET), ready) & ready != 0 {
+            return false;
+        }
     }
-    let ready = 1u32.wrapping_shl(u32::from(state.priority));
-    memory.fetch_or_u32(field(control, FIFO_READY_OFFSET), ready) & ready == 0 && vcpu.events.mark(memory, None, false)
+    vcpu.events.mark(memory, None, false)
 }
 
 /// Links `port` behind the word of a queue's tail. Returns `false` if the tail is no longer in the queue.

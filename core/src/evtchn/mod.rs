@@ -12,10 +12,10 @@
 //! interdomain channel (taken together with [`lock_pair`]). Sending takes channel locks only, one at a time: first that
 //! of the sender's end, to learn the other end, then that of the other end, which has to name the sender's end still.
 //! An end that was closed or bound anew in between swallows the event, as if it had been sent after.
-//! No lock is held while a vCPU or an in-hypervisor consumer is told.
+//! No channel's lock is held while a vCPU or an in-hypervisor consumer is told.
 //!
-//! Invariant: memory that belongs to the guest is written only for an open channel under its lock, or under the table
-//! lock; closing all channels therefore makes it safe to give the memory back.
+//! Invariant: memory that belongs to the guest is touched only for an open channel that the guest holds, under its lock,
+//! or under the table lock. Closing all of these channels therefore makes it safe to give the memory back.
 
 mod bind;
 mod channel;
@@ -226,7 +226,7 @@ fn tell(hv: &Hypervisor, domain: &Domain, port: Port, vcpu: VcpuId, news: News) 
 /// `EINVAL`: no such port.
 pub fn unmask(hv: &Hypervisor, domain: &Arc<Domain>, port: Port) -> Result<(), Errno> {
     let mut state = domain.events.channel(port)?.state.lock();
-    if !state.is_open() {
+    if !state.is_guests() {
         return Ok(());
     }
     let memory = hv.platform.memory();
@@ -247,7 +247,7 @@ pub fn unmask(hv: &Hypervisor, domain: &Arc<Domain>, port: Port) -> Result<(), E
 /// `EINVAL`: no such port.
 pub fn is_pending(hv: &Hypervisor, domain: &Domain, port: Port) -> Result<bool, Errno> {
     let state = domain.events.channel(port)?.state.lock();
-    Ok(state.is_open() && pending_and_masked(hv, domain, port).0)
+    Ok(state.is_guests() && pending_and_masked(hv, domain, port).0)
 }
 
 /// Whether an event is pending, and whether it is masked. The caller holds the channel's lock and the channel is open.

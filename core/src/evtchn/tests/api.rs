@@ -188,6 +188,31 @@ fn masked_events_wait_for_unmask() {
 }
 
 #[test]
+fn unmasking_what_was_not_masked_tells_nobody() {
+    let (host, dom0, one, _) = host();
+    let (near, far) = connect(&host, dom0, one);
+    evtchn::send(&host.hv, host.domain(dom0), near).unwrap();
+    let info = host.vcpu(one, 0).events.info().unwrap();
+    memory(&host).store_u64(info, 0);
+    memory(&host).store_u64(MachineAddr(info.0 + vcpu_info::PENDING_SEL), 0);
+    evtchn::unmask(&host.hv, host.domain(one), far).unwrap();
+    assert_eq!(upcalls(&host, one, 0), 1, "for the send");
+}
+
+#[test]
+fn an_end_that_was_bound_anew_swallows_late_events() {
+    let (host, dom0, one, two) = host();
+    let (near, far) = connect(&host, dom0, one);
+    let arrive = |from, from_port| {
+        evtchn::arrive(&host.hv, host.domain(one), far, from, from_port);
+        consume(&host, one, 0).len()
+    };
+    assert_eq!([arrive(dom0, near), arrive(two, near), arrive(dom0, Port(near.0 + 1))], [1, 0, 0]);
+    evtchn::close(&host.hv, host.domain(dom0), near).unwrap();
+    assert_eq!(arrive(dom0, near), 0);
+}
+
+#[test]
 fn registering_vcpu_info_moves_what_is_pending() {
     let (host, dom0, one, _) = host();
     let (near, far) = connect(&host, dom0, one);

@@ -1,8 +1,11 @@
 //! Event channels on the test machine.
 
 mod api;
+mod fifo;
+mod model;
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use radon_abi::xen::{shared_info, vcpu_info};
@@ -14,7 +17,7 @@ use crate::types::{DomainId, MachineAddr, Port, VcpuId};
 
 /// dom0 with 2 vCPUs, two guests with 2 vCPUs.
 fn host() -> (TestHost, DomainId, DomainId, DomainId) {
-    let mut host = TestHost::new(2048, 2);
+    let mut host = TestHost::new(320, 2);
     let [dom0, one, two] = [(); 3].map(|()| host.add_domain(2));
     (host, dom0, one, two)
 }
@@ -63,5 +66,3 @@ fn consume(host: &TestHost, domain: DomainId, vcpu: u32) -> Vec<Port> {
     }
     ports
 }
-
-use alloc::vec::Vec;
