@@ -35,10 +35,9 @@ pub(crate) fn all() -> Vec<Scenario> {
             .script(include_str!("../scripts/dom0-load.sh"), &["processes", "pipes", "memory", "arithmetic"]),
     ];
     let ends = [
-        Scenario::new("dom0-reboot").expect(&[UP]).answer("# ", "reboot -f\n").expect(&["reboot: Restarting system"]),
+        Scenario::new("dom0-reboot").last_script("reboot -f; sleep 60").expect(&["reboot: Restarting system"]),
         Scenario::new("dom0-crash")
-            .expect(&[UP])
-            .answer("# ", "echo c > /proc/sysrq-trigger\n")
+            .last_script("echo c > /proc/sysrq-trigger; sleep 60")
             .expect(&["Kernel panic - not syncing: sysrq triggered crash"])
             .allow("Call Trace:")
             .allow("BUG:")
