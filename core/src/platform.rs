@@ -3,10 +3,16 @@
 
 mod factory;
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::any::Any;
 
-use crate::types::{CpuId, GuestPhysAddr, GuestVirtAddr, MachineAddr, Mfn, Nanoseconds};
+use crate::domain::Domain;
+use crate::hypervisor::Hypervisor;
+use crate::types::{CpuId, Gfn, GuestPhysAddr, GuestVirtAddr, MachineAddr, Mfn, Nanoseconds};
+use radon_abi::domctl::TscInfo;
 use radon_abi::errno::Errno;
+use radon_abi::guest_context::VcpuGuestContext;
 use radon_abi::vcpu::HvmContext;
 
 pub use factory::{ArchFactory, CpuPolicyData, CpuTopology, MachineInfo, NewDomain, PolicyError, PolicySource};
@@ -214,6 +220,20 @@ pub trait ArchVcpu: Any + Send + Sync {
     fn initialise(&self, _state: &HvmContext) -> Result<(), Errno> {
         Err(Errno::EOPNOTSUPP)
     }
+    /// The registers, as a debugger sees them. The vCPU is off its CPU.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where this is not to be had.
+    fn guest_context(&self) -> Result<Box<VcpuGuestContext>, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Sets registers from a debugger's view of them. The vCPU is off its CPU.
+    ///
+    /// # Errors
+    /// `EINVAL` for a state that cannot be; nothing has changed. `EOPNOTSUPP` where this is not to be had.
+    fn set_guest_context(&self, _context: &VcpuGuestContext) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
     /// For the architecture layer to find its own type again.
     fn as_any(&self) -> &dyn Any;
 }
@@ -225,6 +245,85 @@ pub trait ArchDomain: Any + Send + Sync {
     /// # Errors
     /// `EINVAL` or `EOPNOTSUPP` for a way that does not exist here.
     fn set_callback_via(&self, via: u64) -> Result<(), Errno>;
+    /// The CPU policy of its vCPUs.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where this is not to be had.
+    fn cpu_policy(&self) -> Result<CpuPolicyData, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Changes the CPU policy, leaf by leaf. The domain has not run yet.
+    ///
+    /// # Errors
+    /// What it cannot have; nothing has changed.
+    fn set_cpu_policy(&self, _hv: &Hypervisor, _domain: &Domain, _policy: &CpuPolicyData) -> Result<(), PolicyError> {
+        Err(Errno::EOPNOTSUPP.into())
+    }
+    /// How its vCPUs see time pass.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where this is not to be had.
+    fn tsc_info(&self, _hv: &Hypervisor) -> Result<TscInfo, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Sets how its vCPUs see time pass. The domain is paused.
+    ///
+    /// # Errors
+    /// `EINVAL` for what cannot be; `EOPNOTSUPP` for what cannot be here.
+    fn set_tsc_info(&self, _hv: &Hypervisor, _domain: &Domain, _info: &TscInfo) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Most bytes that [`ArchDomain::save_context`] gives.
+    fn context_size(&self, _domain: &Domain) -> u32 {
+        0
+    }
+    /// The state of vCPUs and devices as records of [`radon_abi::save`]. The domain is paused.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where this is not to be had; `EBUSY` if a vCPU is not off its CPU.
+    fn save_context(&self, _hv: &Hypervisor, _domain: &Domain) -> Result<Vec<u8>, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// One of these records, without its descriptor. The domain is paused.
+    ///
+    /// # Errors
+    /// `EINVAL`: no such type. `ENOENT`: no such instance. Else as [`ArchDomain::save_context`].
+    fn save_record(
+        &self,
+        _hv: &Hypervisor,
+        _domain: &Domain,
+        _typecode: u32,
+        _instance: u32,
+    ) -> Result<Vec<u8>, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Sets the state of vCPUs and devices from records. All vCPUs go down; those with a CPU record come up. The domain
+    /// is paused.
+    ///
+    /// # Errors
+    /// `EINVAL`: a record that cannot be. `ENODATA`: records are missing. Records before the bad one were taken over.
+    fn load_context(&self, _hv: &Hypervisor, _domain: &Domain, _records: &[u8]) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Somebody presses the power button (or the sleep button).
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` if it has none.
+    fn press_button(&self, _hv: &Hypervisor, _domain: &Domain, _sleep: bool) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Fills a guest frame with hypercall stubs.
+    ///
+    /// # Errors
+    /// `EACCES`: it is not writable memory. `EOPNOTSUPP` where this is not to be had.
+    fn fill_hypercall_page(&self, _hv: &Hypervisor, _domain: &Domain, _gfn: Gfn) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Gives back what the domain, which will not run again, holds in the architecture layer. `spend` is asked before
+    /// each step; when it refuses, the call returns `false` and is to be made again.
+    fn relinquish(&self, _hv: &Hypervisor, _domain: &Domain, _spend: &mut dyn FnMut() -> bool) -> bool {
+        true
+    }
     /// For the architecture layer to find its own type again.
     fn as_any(&self) -> &dyn Any;
 }

@@ -26,6 +26,7 @@ use radon_abi::errno::Errno;
 use spin::once::Once;
 
 use crate::domain::Domain;
+use crate::grant;
 use crate::hypervisor::Hypervisor;
 use crate::platform::ArchFactory;
 use crate::sync::{Lock, Rank};
@@ -46,6 +47,9 @@ pub struct Control {
     dead: AtomicU32,
     /// Domains that nobody can find any more, whose page tables are being freed.
     graves: Lock<Vec<Box<Domain>>>,
+    /// Most frames of grant table that a domain may be given, and of grant mappings.
+    grant_frames: AtomicU32,
+    maptrack_frames: AtomicU32,
 }
 
 impl Default for Control {
@@ -56,6 +60,8 @@ impl Default for Control {
             last_number: AtomicU16::new(0),
             dead: AtomicU32::new(0),
             graves: Lock::new(Rank::Domain, Vec::new()),
+            grant_frames: AtomicU32::new(grant::DEFAULT_FRAMES),
+            maptrack_frames: AtomicU32::new(grant::DEFAULT_MAPTRACK_FRAMES),
         }
     }
 }
@@ -81,6 +87,18 @@ impl Control {
     /// `EOPNOTSUPP` if nobody was named.
     pub fn factory(&self) -> Result<&dyn ArchFactory, Errno> {
         self.factory.get().map(|f| &**f).ok_or(Errno::EOPNOTSUPP)
+    }
+
+    /// Sets how large grant tables may be, in frames, and how many grants may be mapped, in units of 256
+    /// (`gnttab_max_frames=`, `gnttab_max_maptrack_frames=`).
+    pub fn set_grant_limits(&self, frames: u32, maptrack_frames: u32) {
+        self.grant_frames.store(frames, Ordering::Relaxed);
+        self.maptrack_frames.store(maptrack_frames, Ordering::Relaxed);
+    }
+
+    /// What [`Control::set_grant_limits`] set.
+    fn grant_limits(&self) -> (u32, u32) {
+        (self.grant_frames.load(Ordering::Relaxed), self.maptrack_frames.load(Ordering::Relaxed))
     }
 
     /// Begins an operation that changes a domain; `None` if one is under way.
@@ -154,20 +172,44 @@ struct State {
     /// Pauses by the toolstack that are in force.
     pauses: u32,
     phase: Phase,
-    /// Nodes it should have its memory from.
-    nodes: u64,
+    /// The toolstack has let it run.
+    has_run: bool,
+    /// Violations of memory access rules wait for a listener.
+    access_required: bool,
 }
 
 impl Default for DomainControl {
     /// Of a domain that the hypervisor made itself: dom0.
     fn default() -> Self {
         let config = CreateDomain { flags: XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP, ..CreateDomain::default() };
-        let state = State { config, handle: [0; 16], pauses: 0, phase: Phase::Alive, nodes: u64::MAX };
+        let state =
+            State { config, handle: [0; 16], pauses: 0, phase: Phase::Alive, has_run: true, access_required: false };
         DomainControl { state: Lock::new(Rank::Domain, state) }
     }
 }
 
 impl DomainControl {
+    /// The domain is a new one of this configuration, with one pause in force.
+    fn begin(&self, config: &CreateDomain) {
+        let mut state = self.state.lock();
+        state.config = *config;
+        state.handle = config.handle;
+        state.pauses = 1;
+        state.has_run = false;
+    }
+
+    /// Whether the toolstack has let it run.
+    #[must_use]
+    pub fn has_run(&self) -> bool {
+        self.state.lock().has_run
+    }
+
+    /// Whether violations of memory access rules wait for a listener.
+    #[must_use]
+    pub fn access_required(&self) -> bool {
+        self.state.lock().access_required
+    }
+
     /// How the domain was created.
     #[must_use]
     pub fn config(&self) -> CreateDomain {

@@ -55,6 +55,12 @@ impl<'a> Caller<'a> {
         left > 0
     }
 
+    /// Units of the budget that are left, for tests.
+    #[cfg(test)]
+    pub(crate) fn budget(&self) -> u32 {
+        self.budget.get()
+    }
+
     /// The right to control other domains.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A domain is paused and goes on.
+//! A domain is paused and goes on, and goes on after it shut down.
 
 use radon_abi::errno::Errno;
 
@@ -41,7 +41,22 @@ pub(super) fn unpause(caller: &Caller<'_>, args: Args) -> OpResult {
     {
         let mut state = domain.control.state.lock();
         state.pauses = state.pauses.checked_sub(1).ok_or(Errno::EINVAL)?;
+        state.has_run = true;
     }
     caller.hv.scheduler.unpause_domain(caller.hv, &domain.sched);
+    SUCCESS
+}
+
+/// `XEN_DOMCTL_resumedomain`: lets a domain that shut down go on (after it was saved). Nothing happens if it has not.
+///
+/// Errors: `EINVAL`: the caller's own domain.
+pub(super) fn resume(caller: &Caller<'_>, args: Args) -> OpResult {
+    let domain = domain(caller, args)?;
+    if domain.id == caller.domain.id {
+        return Err(Errno::EINVAL);
+    }
+    if crate::sched::resume(caller.hv, &domain).is_err() {
+        log::debug!("{} is resumed and had not shut down", domain.id);
+    }
     SUCCESS
 }

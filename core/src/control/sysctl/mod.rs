@@ -19,6 +19,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, operation, refused};
 use crate::types::GuestVirtAddr;
 
+pub(in crate::control) use cpu_policy::copy_policy_part;
+
 const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
     Operation { number, name, coverage: Coverage::Full, handler }
 }

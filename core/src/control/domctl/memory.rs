@@ -1,0 +1,108 @@
+//! How much memory a domain may have, what is in it, and which of it was written to.
+
+use radon_abi::domctl as abi;
+use radon_abi::domctl::{GetPageFrameInfo3, MaxMem, PagingMempool, ShadowOp};
+use radon_abi::errno::Errno;
+
+use super::{request, write};
+use crate::domain::Domain;
+use crate::hypercall::{Args, Caller, OpResult, Outcome, SUCCESS};
+use crate::types::{Gfn, GuestVirtAddr, PAGE_SIZE};
+
+/// Most frames that are described at once.
+const FRAMES_MAX: u64 = 1024;
+/// Table pages in a MiB.
+const PAGES_PER_MIB: u64 = (1 << 20) / PAGE_SIZE;
+
+/// `XEN_DOMCTL_max_mem`: how much memory the domain may have. What it has beyond that it keeps.
+pub(super) fn max_mem(caller: &Caller<'_>, args: Args) -> OpResult {
+    let (domain, r): (_, MaxMem) = request(caller, args)?;
+    caller.hv.frames.account(domain.id).set_limit(r.max_memkb / (PAGE_SIZE / 1024));
+    SUCCESS
+}
+
+/// `XEN_DOMCTL_getpageframeinfo3`: whether guest frames are memory that has to be saved. Each gfn is replaced by a type.
+///
+/// Work: 1024 frames at most, continued. Errors: `E2BIG`: more frames. `EFAULT`.
+pub(super) fn get_page_frame_info3(caller: &Caller<'_>, args: Args) -> OpResult {
+    let (domain, mut r): (_, GetPageFrameInfo3) = request(caller, args)?;
+    if r.num > FRAMES_MAX {
+        return Err(Errno::E2BIG);
+    }
+    while r.num > 0 {
+        if !caller.spend() {
+            write(caller, args, &r)?;
+            return Ok(Outcome::Continue(args));
+        }
+        let at = GuestVirtAddr(r.array);
+        let gfn: u64 = caller.read(at)?;
+        let memory = domain.p2m.query(caller.hv, Gfn(gfn)).entry.kind.own_ram();
+        let kind = if memory { abi::XEN_DOMCTL_PFINFO_NOTAB } else { abi::XEN_DOMCTL_PFINFO_XTAB };
+        caller.write(at, &u64::from(kind))?;
+        r.array = r.array.wrapping_add(size_of::<u64>() as u64);
+        r.num = r.num.saturating_sub(1);
+    }
+    SUCCESS
+}
+
+/// Table pages that the domain may have, as far as there is a limit.
+fn table_pages(domain: &Domain) -> u64 {
+    let table = domain.p2m.table();
+    if table.page_limit() == u64::MAX { table.pages() } else { table.page_limit() }
+}
+
+/// Sets how many table pages the domain may have.
+///
+/// # Errors
+/// `ENOMEM`: it has more.
+fn set_table_pages(domain: &Domain, pages: u64) -> Result<(), Errno> {
+    if pages < domain.p2m.table().pages() {
+        return Err(Errno::ENOMEM);
+    }
+    domain.p2m.table().set_page_limit(pages);
+    Ok(())
+}
+
+/// `XEN_DOMCTL_get_paging_mempool_size`: how many bytes of page tables the domain may have.
+pub(super) fn get_paging_mempool_size(caller: &Caller<'_>, args: Args) -> OpResult {
+    let (domain, _): (_, PagingMempool) = request(caller, args)?;
+    write(caller, args, &PagingMempool { size: table_pages(&domain).saturating_mul(PAGE_SIZE) })
+}
+
+/// `XEN_DOMCTL_set_paging_mempool_size`: how many bytes of page tables the domain may have. They are not set aside: table
+/// pages come from free memory when they are needed.
+///
+/// Errors: `EINVAL`: not whole pages. `ENOMEM`: it has more.
+pub(super) fn set_paging_mempool_size(caller: &Caller<'_>, args: Args) -> OpResult {
+    let (domain, r): (_, PagingMempool) = request(caller, args)?;
+    if r.size % PAGE_SIZE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    set_table_pages(&domain, r.size / PAGE_SIZE)?;
+    SUCCESS
+}
+
+/// `XEN_DOMCTL_shadow_op`: memory for page tables in MiB. Frames that were written to are not logged yet.
+///
+/// Errors: `EINVAL`: the caller's own domain, no vCPUs, or no such operation. `ENOMEM`: it has more. `EOPNOTSUPP`: logging.
+pub(super) fn shadow_op(caller: &Caller<'_>, args: Args) -> OpResult {
+    let (domain, mut r): (_, ShadowOp) = request(caller, args)?;
+    if domain.id == caller.domain.id || domain.vcpus().is_empty() {
+        return Err(Errno::EINVAL);
+    }
+    match r.op {
+        abi::XEN_DOMCTL_SHADOW_OP_GET_ALLOCATION => {
+            r.mb = u32::try_from(table_pages(&domain).div_ceil(PAGES_PER_MIB)).unwrap_or(u32::MAX);
+        }
+        abi::XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION => {
+            set_table_pages(&domain, u64::from(r.mb).saturating_mul(PAGES_PER_MIB))?;
+        }
+        abi::XEN_DOMCTL_SHADOW_OP_ENABLE
+        | abi::XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY
+        | abi::XEN_DOMCTL_SHADOW_OP_CLEAN
+        | abi::XEN_DOMCTL_SHADOW_OP_PEEK
+        | abi::XEN_DOMCTL_SHADOW_OP_OFF => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::EINVAL),
+    }
+    write(caller, args, &r)
+}
