@@ -175,6 +175,8 @@ pub struct Options {
     pub gnttab_max_maptrack_frames: Option<u32>,
     /// `hvm_fep`: guests may force emulation with a prefix (for tests only).
     pub hvm_fep: bool,
+    /// `debug_exit`: at a fatal error, leave the emulator with a status (QEMU's isa-debug-exit) instead of restarting.
+    pub debug_exit: bool,
     /// `selftest`: run the tests in ring 0 and leave the emulator.
     pub selftest: bool,
     /// `selftest=` name: only tests whose names contain it.
@@ -215,6 +217,7 @@ impl Default for Options {
             gnttab_max_frames: None,
             gnttab_max_maptrack_frames: None,
             hvm_fep: false,
+            debug_exit: false,
             selftest: false,
             selftest_filter: None,
             problems: Vec::new(),
@@ -267,6 +270,7 @@ impl Options {
             "dom0_vcpus_pin" => self.dom0_vcpus_pin = flag(value, wanted)?,
             "smt" => self.smt = flag(value, wanted)?,
             "x2apic" => self.x2apic = flag(value, wanted)?,
+            "debug_exit" => self.debug_exit = flag(value, wanted)?,
             "hvm_fep" => self.hvm_fep = flag(value, wanted)?,
             "nosmp" => {
                 if flag(value, wanted)? {

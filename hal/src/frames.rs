@@ -28,19 +28,25 @@ static SOURCE: Once<Source> = Once::new();
 /// Gives a number of contiguous frames, aligned to that number, which is a power of two.
 pub type Source = fn(frames: u64) -> Option<MachineAddr>;
 
-/// Takes the machine's usable memory without the reserved ranges. All addresses in bytes.
-pub(crate) fn init(usable: &[Range<u64>], reserved: &[Range<u64>]) {
+/// The whole frames of `usable` that no part of `reserved` lies in. All addresses in bytes.
+pub(crate) fn whole_frames(usable: &[Range<u64>], reserved: &[Range<u64>]) -> Vec<Range<u64>> {
     let mut free: Vec<Range<u64>> = Vec::new();
     for region in usable {
         let whole = region.start.next_multiple_of(PAGE_SIZE)..region.end & !(PAGE_SIZE - 1);
         let mut rest: Vec<_> = core::iter::once(whole).collect();
         for hole in reserved {
             let hole = hole.start & !(PAGE_SIZE - 1)..hole.end.next_multiple_of(PAGE_SIZE);
-            rest =
-                rest.into_iter().flat_map(|r| [r.start..r.end.min(hole.start), r.start.max(hole.end)..r.end]).collect();
+            let parts = rest.into_iter().flat_map(|r| [r.start..r.end.min(hole.start), r.start.max(hole.end)..r.end]);
+            rest = parts.filter(|r| r.start < r.end).collect();
         }
         free.extend(rest.into_iter().filter(|r| r.start < r.end));
     }
+    free
+}
+
+/// Takes the machine's usable memory without the reserved ranges. All addresses in bytes.
+pub(crate) fn init(usable: &[Range<u64>], reserved: &[Range<u64>]) {
+    let mut free = whole_frames(usable, reserved);
     if free.len() > MAX_REGIONS {
         free.sort_unstable_by_key(|r| core::cmp::Reverse(r.end - r.start));
         free.truncate(MAX_REGIONS);

@@ -1,8 +1,9 @@
 //! The end: a report that can be acted on, then stop.
 //!
-//! Reached from `panic!` and from exceptions that nobody expected. Prints reason, CPU, build id, registers and a
-//! symbolised backtrace, stops the other CPUs by NMI, then reboots, or stays when `noreboot` is given. Takes no lock
-//! that could be held: the console is written past its lock.
+//! [`fatal`] is for what is a defect: reached from `panic!` and from exceptions that nobody expected. Prints reason, CPU,
+//! build id, registers and a symbolised backtrace. [`stop`] is for what is wrong with the machine or with what it was
+//! given to boot: only the reason, so that nobody has to look for it. Both stop the other CPUs by NMI, then reboot, or
+//! stay when `noreboot` is given. They take no lock that could be held: the console is written past its lock.
 // Unsafe: follows frame pointers.
 #![allow(unsafe_code)]
 
@@ -75,8 +76,25 @@ macro_rules! line {
     };
 }
 
-/// Reports why the hypervisor cannot go on, and stops the machine.
+/// Reports a defect that the hypervisor cannot go on with, and stops the machine.
 pub fn fatal(frame: Option<&Frame>, reason: fmt::Arguments<'_>) -> ! {
+    begin(reason);
+    if let Some(f) = frame {
+        registers_of(f);
+    }
+    backtrace(frame);
+    end()
+}
+
+/// Says why the hypervisor cannot start on this machine, or with what it was given, and stops the machine. The reason is
+/// for the person who can change that: it names the cause and what to do.
+pub fn stop(reason: fmt::Arguments<'_>) -> ! {
+    begin(reason);
+    end()
+}
+
+/// Makes this CPU the only one, and says why and what it is that stops.
+fn begin(reason: fmt::Arguments<'_>) {
     registers::interrupts_off();
     if stopping() && is_reporter() {
         line!("Failed again while reporting: {}", reason);
@@ -87,10 +105,10 @@ pub fn fatal(frame: Option<&Frame>, reason: fmt::Arguments<'_>) -> ! {
     line!("****************************************");
     line!("Radon stopped: {}", reason);
     line!("Radon {}, build id {}, on CPU{}", env!("CARGO_PKG_VERSION"), BuildId, this_cpu_number());
-    if let Some(f) = frame {
-        registers_of(f);
-    }
-    backtrace(frame);
+}
+
+/// Ends the report and the machine's run.
+fn end() -> ! {
     line!("****************************************");
     if selftest::active() {
         power::exit_emulator(selftest::EXIT_FAILED);

@@ -53,7 +53,7 @@ fn main(handover: Handover) -> ! {
     let machine = early.bring_up();
     match svm::enable_on_this_cpu() {
         Ok(features) => log::info!("SVM: {features}"),
-        Err(e) => report::fatal(None, format_args!("{e}")),
+        Err(e) => report::stop(format_args!("{e}")),
     }
     let cpus = machine.start_cpus(ap_main);
     log::info!("{cpus} CPUs online, {} GSIs", ioapic::gsi_count());
@@ -61,11 +61,11 @@ fn main(handover: Handover) -> ! {
         selftest::run(&[], machine.options.selftest_filter.as_deref());
     }
 
-    let kernel = dom0::unpack_kernel(&machine).unwrap_or_else(|e| report::fatal(None, format_args!("{e}")));
+    let kernel = dom0::unpack_kernel(&machine).unwrap_or_else(|e| report::stop(format_args!("{e}")));
     let (sys, free) = make_system(&machine, cpus);
     let parts = dom0::Parts { machine: &machine, kernel, free: &free, own_ports: own_ports(&machine) };
     if let Err(e) = dom0::build(sys, parts) {
-        report::fatal(None, format_args!("{e}"));
+        report::stop(format_args!("{e}"));
     }
     log::info!("{} MiB free, heap {} KiB; starting dom0", sys.hv.frames.free_frames() >> 8, heap::size() >> 10);
     CPUS_MAY_RUN.call_once(|| ());
@@ -119,19 +119,9 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
         let first = range.start / PAGE_SIZE;
         sys.hv.frames.add_region(Mfn(first), range.end / PAGE_SIZE - first, NodeId(0));
     }
-    // Low memory was kept back while other CPUs started in it.
-    let low = machine
-        .info
-        .memory_map
-        .iter()
-        .filter(|r| r.kind == radon_x86::boot_info::MemoryKind::Ram && r.start.0 < 1 << 20);
-    for region in low {
-        let start_page = machine.start_page().map_or(u64::MAX, |p| p.0 / PAGE_SIZE);
-        for frame in region.start.0.div_ceil(PAGE_SIZE)..region.end().0.min(1 << 20) / PAGE_SIZE {
-            if frame != start_page {
-                sys.hv.frames.add_region(Mfn(frame), 1, NodeId(0));
-            }
-        }
+    for range in machine.low_memory() {
+        let first = range.start / PAGE_SIZE;
+        sys.hv.frames.add_region(Mfn(first), range.end / PAGE_SIZE - first, NodeId(0));
     }
     (sys, free)
 }

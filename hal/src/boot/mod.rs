@@ -108,12 +108,12 @@ impl Handover {
         let read = |at: MachineAddr, to: &mut [u8]| early.read(at, to);
         let info = match boot_info::parse(&read, self.magic, self.info) {
             Ok(info) => info,
-            Err(e) => report::fatal(None, format_args!("{e}")),
+            Err(e) => report::stop(format_args!("{e}")),
         };
         let options = options::parse(&info.command_line);
         console::init(&console_settings(&options));
         report::set_no_reboot(options.noreboot);
-        if options.selftest {
+        if options.selftest || options.debug_exit {
             crate::selftest::activate();
         }
         Early { info, options, cpu: self.cpu }
@@ -277,6 +277,18 @@ impl Booted {
     #[must_use]
     pub fn start_page(&self) -> Option<MachineAddr> {
         self.start_page
+    }
+
+    /// Free RAM below 1 MiB, which was kept back while CPUs started in it, in whole frames: without the first one (the
+    /// BIOS's data), the start page, and boot modules.
+    #[must_use]
+    pub fn low_memory(&self) -> Vec<Range<u64>> {
+        let ram = ranges(&self.info, &[MemoryKind::Ram]);
+        let low: Vec<_> = ram.into_iter().map(|r| r.start..r.end.min(1 << 20)).filter(|r| r.start < r.end).collect();
+        let modules = self.info.modules.iter().map(|m| m.start.0..m.start.0.saturating_add(m.length));
+        let start_page = self.start_page.map(|p| p.0..p.0 + PAGE_SIZE);
+        let taken: Vec<_> = modules.chain([0..PAGE_SIZE]).chain(start_page).collect();
+        frames::whole_frames(&low, &taken)
     }
 
     /// Machine memory.
