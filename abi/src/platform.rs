@@ -158,7 +158,7 @@ pub struct SetProcessorPminfo {
     /// In: `XEN_PM_*`.
     pub kind: u32,
     /// In: [`ProcessorPower`], [`ProcessorPerformance`] or a handle.
-    pub u: [u64; 14],
+    pub u: [u64; 13],
 }
 
 /// Type of [`SetProcessorPminfo`]: C states.
@@ -393,7 +393,7 @@ const _: () = {
     assert!(size_of::<FirmwareInfo>() == 40);
     assert!(size_of::<EnterAcpiSleep>() == 12);
     assert!(size_of::<GetIdleTime>() == 32);
-    assert!(size_of::<SetProcessorPminfo>() == 120);
+    assert!(size_of::<SetProcessorPminfo>() == 112);
     assert!(size_of::<PowerRegister>() == 24);
     assert!(size_of::<ProcessorCsd>() == 12);
     assert!(size_of::<ProcessorCx>() == 48);
