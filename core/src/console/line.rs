@@ -87,7 +87,7 @@ struct Date(u64);
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (mut days, second) = (self.0 / 86_400, self.0 % 86_400);
-        let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let mut year: u64 = 1970;
         loop {
             let length = if leap(year) { 366 } else { 365 };

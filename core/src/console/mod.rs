@@ -178,6 +178,12 @@ impl Console {
         platform.console_write(bytes);
     }
 
+    /// Puts whole lines that are on the machine's console already into the ring.
+    pub fn keep(&self, lines: &[u8]) {
+        self.ring.lock().push(lines);
+        self.ring_news.store(true, Ordering::Release);
+    }
+
     /// Puts dom0's bytes on the machine's console as they are.
     pub fn write_raw(&self, hv: &Hypervisor, bytes: &[u8]) {
         self.put(&*hv.platform, bytes, self.settings.to_ring);

@@ -291,7 +291,7 @@ fn try_init_control(
 ) -> Result<(), (Errno, Pin)> {
     let Some(vcpu) = domain.vcpu(vcpu) else { return Err((Errno::ENOENT, frame)) };
     let last = PAGE_SIZE.saturating_sub(size_of::<FifoControlBlock>() as u64);
-    if u64::from(offset) > last || offset % 8 != 0 {
+    if u64::from(offset) > last || !offset.is_multiple_of(8) {
         return Err((Errno::EINVAL, frame));
     }
     let mut table = domain.events.table.lock();

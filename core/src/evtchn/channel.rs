@@ -117,7 +117,7 @@ impl Channels {
             .groups
             .get(port / (BUCKET * GROUP))
             .ok_or(Errno::ENOSPC)?
-            .try_call_once(|| filled(GROUP, || Once::new()))?;
+            .try_call_once(|| filled(GROUP, Once::new))?;
         let bucket =
             group.get((port / BUCKET) % GROUP).ok_or(Errno::ENOSPC)?.try_call_once(|| filled(BUCKET, Channel::new))?;
         bucket.get(port % BUCKET).ok_or(Errno::ENOSPC)

@@ -27,7 +27,7 @@ fn mask_bitmap(compat: bool) -> u64 {
 
 /// The selector bit for a port.
 fn selector(port: Port, compat: bool) -> u32 {
-    port.0 / if compat { 32 } else { 64 }
+    if compat { port.0 / 32 } else { port.0 / 64 }
 }
 
 /// Atomically clears a bit by way of the 64 bits around it. Returns whether it was set.

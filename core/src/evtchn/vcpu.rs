@@ -84,7 +84,7 @@ impl VcpuEvents {
             return Err(Errno::ESRCH);
         };
         let offset = u64::from(offset);
-        let fits = offset <= PAGE_SIZE.saturating_sub(vcpu_info::SIZE) && offset % 8 == 0;
+        let fits = offset <= PAGE_SIZE.saturating_sub(vcpu_info::SIZE) && offset.is_multiple_of(8);
         let events = &vcpu.events;
         let memory = hv.platform.memory();
         {

@@ -6,7 +6,6 @@
 use radon_abi::errno::Errno;
 use radon_abi::features as feature;
 use radon_abi::version as abi;
-use zerocopy::{FromZeros, IntoBytes};
 
 use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, operation};
 use crate::types::{GuestVirtAddr, PAGE_SIZE};
@@ -146,11 +145,7 @@ fn guest_handle(caller: &Caller<'_>, args: Args) -> OpResult {
 /// `XENVER_commandline`: `<denied>` for others than dom0.
 fn commandline(caller: &Caller<'_>, args: Args) -> OpResult {
     let shown = if caller.privileged().is_ok() { caller.hv.platform.command_line() } else { DENIED };
-    // Too large for comfort on the stack of some callers; still only 1 KiB.
-    let mut answer = abi::CommandLine::new_zeroed();
-    for (to, &byte) in answer.iter_mut().zip(shown.as_bytes().iter().take(size_of::<abi::CommandLine>() - 1)) {
-        *to = byte;
-    }
+    let answer: abi::CommandLine = text(shown);
     caller.write(args.handle(1), &answer)?;
     SUCCESS
 }
@@ -175,7 +170,7 @@ fn build_id(caller: &Caller<'_>, args: Args) -> OpResult {
             return Err(Errno::ENOBUFS);
         }
         let at = args.get(1).wrapping_add(size_of::<abi::BuildId>() as u64);
-        caller.memory.write(GuestVirtAddr(at), id.as_bytes())?;
+        caller.memory.write(GuestVirtAddr(at), id)?;
     } else if id.is_empty() {
         return Err(Errno::ENODATA);
     }
