@@ -208,6 +208,7 @@ proptest! {
         let mut used: BTreeMap<u64, usize> = BTreeMap::new();
         let mut held: BTreeMap<usize, (Mfn, u64, bool)> = BTreeMap::new();
         for (n, step) in steps.into_iter().enumerate() {
+            let taken = matches!(step, Step::Take(..));
             let got = match step {
                 Step::Alloc(order, false) => a.alloc_domain(&m, D, Order(order), Placement::default()).ok().map(|f| {
                     let r = (f.start(), f.count(), false);
@@ -235,6 +236,10 @@ proptest! {
             };
             if let Some((start, count, hypervisor)) = got {
                 for f in start.0..start.0 + count {
+                    // What was written to a frame is gone when it is allocated again (a range is taken as it is).
+                    let word = Mfn(f).addr();
+                    prop_assert!(taken || m.load_u64(word) == 0, "frame {} is not zero", f);
+                    m.store_u64(word, !0);
                     prop_assert!(f != 0 && f < FRAMES);
                     prop_assert!(used.insert(f, n).is_none(), "frame {} handed out twice", f);
                 }

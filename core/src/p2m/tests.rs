@@ -41,6 +41,32 @@ fn foreign_mappings_keep_frames() {
     assert_eq!(host.machine.flushes.load(Ordering::SeqCst), flushes + 1);
 }
 
+/// At the moment of the flush, the frames that are leaving still are where a stale translation expects them.
+#[test]
+fn frames_leave_after_the_flush() {
+    let (host, a, b) = host();
+    let hv = host.hv.clone();
+    let seen = alloc::sync::Arc::new(crate::sync::Lock::new(crate::sync::Rank::Console, alloc::vec::Vec::new()));
+    let (at_flush, frames) = (seen.clone(), hv.clone());
+    host.machine.on_flush.call_once(|| {
+        alloc::boxed::Box::new(move || {
+            let free = frames.frames.free_frames();
+            at_flush.lock().push(free);
+        })
+    });
+    let (p2m, peer) = (&host.domain(a).p2m, &host.domain(b).p2m);
+    let free = hv.frames.free_frames();
+    let page = peer.get_page(&hv, Gfn(5), Access::Write).unwrap().page;
+    let mut batch = p2m.unmapped(&hv);
+    p2m.add_page(&hv, Gfn(70), page, Kind::Foreign, &mut batch).unwrap();
+    p2m.remove(&hv, Gfn(7), Order::PAGE, |_| Ok(()), &mut batch).unwrap();
+    drop(batch);
+    peer.remove(&hv, Gfn(5), Order::PAGE, |_| Ok(()), &mut peer.unmapped(&hv)).unwrap();
+    p2m.remove(&hv, Gfn(70), Order::PAGE, |_| Ok(()), &mut p2m.unmapped(&hv)).unwrap();
+    assert_eq!(*seen.lock(), [free, free + 1, free + 1]);
+    assert_eq!(hv.frames.free_frames(), free + 2);
+}
+
 #[test]
 fn large_mappings_split() {
     let mut host = TestHost::new(4096, 1);
@@ -166,6 +192,29 @@ fn read_only_pages() {
     assert_eq!(mem.write(GuestPhysAddr(0x1ffe), b"1234"), Err(Errno::EFAULT));
     assert_eq!(mem.read(GuestPhysAddr(0x1ffe), &mut [0; 4]), Ok(()));
     assert_eq!(mem.read(GuestPhysAddr(u64::MAX - 1), &mut [0; 4]), Err(Errno::EFAULT));
+}
+
+/// Between a lookup's read of the entry and its reference, the frame becomes another domain's.
+#[test]
+fn a_lookup_notices_that_the_frame_went() {
+    let (host, a, b) = host();
+    let (hv, a_domain, b_domain) = (host.hv.clone(), host.domain(a).clone(), host.domain(b).clone());
+    let mfn = a_domain.p2m.query(&hv, Gfn(5)).entry.mfn;
+    let calls = core::sync::atomic::AtomicU32::new(0);
+    host.table(a).after_get(move || {
+        if calls.fetch_add(1, Ordering::SeqCst) != 0 {
+            return;
+        }
+        let p2m = &a_domain.p2m;
+        p2m.remove(&hv, Gfn(5), Order::PAGE, |_| Ok(()), &mut p2m.unmapped(&hv)).unwrap();
+        let frame = hv.frames.take_range(b_domain.id, mfn, 1).unwrap();
+        b_domain.p2m.add_ram(&hv, Gfn(100), frame, &mut b_domain.p2m.unmapped(&hv)).unwrap();
+    });
+    assert_eq!(host.domain(a).p2m.get_page(&host.hv, Gfn(5), Access::Write).err(), Some(PageError::Hole));
+    // The reference that was taken by mistake was put back.
+    let peer = &host.domain(b).p2m;
+    peer.remove(&host.hv, Gfn(100), Order::PAGE, |_| Ok(()), &mut peer.unmapped(&host.hv)).unwrap();
+    assert_eq!(host.hv.frames.owner(mfn), None);
 }
 
 #[derive(Debug, Clone)]

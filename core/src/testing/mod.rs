@@ -9,6 +9,7 @@ mod table;
 pub use host::{DOMAIN_FRAMES, IdentityMemory, TestArchDomain, TestArchVcpu, TestHost};
 pub use table::TestTable;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -16,9 +17,14 @@ use crate::platform::{ClockParameters, PhysMemory, Platform, PowerAction};
 use crate::sync::{Lock, Rank};
 use crate::types::{CpuId, MachineAddr, Mfn, Nanoseconds, PAGE_SIZE};
 
+/// What a test does to memory in the midst of an operation.
+pub type Interference = Box<dyn Fn(&TestMemory) + Send + Sync>;
+
 /// Machine memory from address 0, a whole number of frames.
 pub struct TestMemory {
     words: Vec<AtomicU64>,
+    /// What happens just before each atomic change, as if another CPU did it. It may change memory itself.
+    pub before_change: spin::once::Once<Interference>,
 }
 
 impl TestMemory {
@@ -26,7 +32,8 @@ impl TestMemory {
     #[must_use]
     pub fn new(frames: u64) -> TestMemory {
         let words = frames.saturating_mul(PAGE_SIZE / 8);
-        TestMemory { words: (0..words).map(|_| AtomicU64::new(0)).collect() }
+        let words = (0..words).map(|_| AtomicU64::new(0)).collect();
+        TestMemory { words, before_change: spin::once::Once::new() }
     }
 
     fn word(&self, at: MachineAddr) -> Option<&AtomicU64> {
@@ -45,6 +52,14 @@ impl TestMemory {
         match word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, apply) {
             Ok(old) | Err(old) => (old >> shift) & mask,
         }
+    }
+
+    /// An atomic change.
+    fn change(&self, at: MachineAddr, width: u64, f: impl Fn(u64) -> Option<u64>) -> u64 {
+        if let Some(interfere) = self.before_change.get() {
+            interfere(self);
+        }
+        self.update(at, width, f)
     }
 }
 
@@ -87,25 +102,25 @@ impl PhysMemory for TestMemory {
         self.update(at, 8, |_| Some(value));
     }
     fn fetch_or_u8(&self, at: MachineAddr, bits: u8) -> u8 {
-        self.update(at, 1, |v| Some(v | u64::from(bits))) as u8
+        self.change(at, 1, |v| Some(v | u64::from(bits))) as u8
     }
     fn fetch_or_u32(&self, at: MachineAddr, bits: u32) -> u32 {
-        self.update(at, 4, |v| Some(v | u64::from(bits))) as u32
+        self.change(at, 4, |v| Some(v | u64::from(bits))) as u32
     }
     fn fetch_or_u64(&self, at: MachineAddr, bits: u64) -> u64 {
-        self.update(at, 8, |v| Some(v | bits))
+        self.change(at, 8, |v| Some(v | bits))
     }
     fn fetch_and_u64(&self, at: MachineAddr, bits: u64) -> u64 {
-        self.update(at, 8, |v| Some(v & bits))
+        self.change(at, 8, |v| Some(v & bits))
     }
     fn compare_exchange_u16(&self, at: MachineAddr, old: u16, new: u16) -> u16 {
-        self.update(at, 2, |v| (v == u64::from(old)).then_some(u64::from(new))) as u16
+        self.change(at, 2, |v| (v == u64::from(old)).then_some(u64::from(new))) as u16
     }
     fn compare_exchange_u32(&self, at: MachineAddr, old: u32, new: u32) -> u32 {
-        self.update(at, 4, |v| (v == u64::from(old)).then_some(u64::from(new))) as u32
+        self.change(at, 4, |v| (v == u64::from(old)).then_some(u64::from(new))) as u32
     }
     fn compare_exchange_u64(&self, at: MachineAddr, old: u64, new: u64) -> u64 {
-        self.update(at, 8, |v| (v == old).then_some(new))
+        self.change(at, 8, |v| (v == old).then_some(new))
     }
 }
 
@@ -126,6 +141,8 @@ pub struct TestMachine {
     pub armed: Lock<Vec<Option<Nanoseconds>>>,
     /// Number of TLB flushes asked for.
     pub flushes: AtomicU64,
+    /// What happens at each TLB flush.
+    pub on_flush: spin::once::Once<Box<dyn Fn() + Send + Sync>>,
     /// Console output.
     pub output: Lock<Vec<u8>>,
 }
@@ -142,6 +159,7 @@ impl TestMachine {
             kicks: Lock::new(Rank::Console, Vec::new()),
             armed: Lock::new(Rank::Console, (0..cpus).map(|_| None).collect()),
             flushes: AtomicU64::new(0),
+            on_flush: spin::once::Once::new(),
             output: Lock::new(Rank::Console, Vec::new()),
         }
     }
@@ -182,6 +200,9 @@ impl Platform for alloc::sync::Arc<TestMachine> {
     }
     fn flush_guest_tlb(&self, _tag: u64) {
         self.flushes.fetch_add(1, Ordering::SeqCst);
+        if let Some(f) = self.on_flush.get() {
+            f();
+        }
     }
     fn console_write(&self, bytes: &[u8]) {
         self.output.lock().extend_from_slice(bytes);

@@ -1,5 +1,6 @@
 //! A nested page table that is a sorted map: the model that real ones are compared with.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,7 @@ struct Inner {
     /// How many more changes that need memory succeed before one fails; then none does.
     lucky: AtomicU64,
     limit: AtomicU64,
+    after_get: spin::once::Once<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Default for TestTable {
@@ -30,6 +32,7 @@ impl Default for TestTable {
             blocks: Lock::new(Rank::Console, BTreeMap::new()),
             lucky: AtomicU64::new(u64::MAX),
             limit: AtomicU64::new(u64::MAX),
+            after_get: spin::once::Once::new(),
         }))
     }
 }
@@ -38,6 +41,26 @@ impl TestTable {
     /// After this many more changes that may need a table page, all of them fail with `ENOMEM`.
     pub fn fail_after(&self, changes: u64) {
         self.0.lucky.store(changes, Ordering::SeqCst);
+    }
+
+    /// Has this happen after each lookup, as if another CPU did it between the lookup and what follows it.
+    pub fn after_get(&self, f: impl Fn() + Send + Sync + 'static) {
+        self.0.after_get.call_once(|| Box::new(f));
+    }
+
+    fn lookup(&self, gfn: Gfn) -> Lookup {
+        let blocks = self.0.blocks.lock();
+        if let Some((base, order, entry)) = covering(&blocks, gfn.0) {
+            return Lookup { entry: entry.offset(gfn.0.wrapping_sub(base)), order };
+        }
+        // The largest order that a real table could have a hole of.
+        let empty = |bits: &u32| {
+            let order = Order::new(*bits).unwrap_or_default();
+            let base = gfn.0 & !order.mask();
+            covering(&blocks, base).is_none() && blocks.range(base..=base | order.mask()).next().is_none()
+        };
+        let bits = [36, 27, 18, 9].into_iter().find(empty).unwrap_or(0);
+        Lookup { entry: Entry::HOLE, order: Order::new(bits).unwrap_or_default() }
     }
 }
 
@@ -60,29 +83,15 @@ impl NestedTable for TestTable {
     }
 
     fn get(&self, _: &dyn PhysMemory, gfn: Gfn) -> Lookup {
-        let blocks = self.0.blocks.lock();
-        if let Some((base, order, entry)) = covering(&blocks, gfn.0) {
-            return Lookup { entry: entry.offset(gfn.0.wrapping_sub(base)), order };
+        let found = self.lookup(gfn);
+        if let Some(f) = self.0.after_get.get() {
+            f();
         }
-        // The largest order that a real table could have a hole of.
-        let empty = |bits: &u32| {
-            let order = Order::new(*bits).unwrap_or_default();
-            let base = gfn.0 & !order.mask();
-            covering(&blocks, base).is_none() && blocks.range(base..=base | order.mask()).next().is_none()
-        };
-        let bits = [36, 27, 18, 9].into_iter().find(empty).unwrap_or(0);
-        Lookup { entry: Entry::HOLE, order: Order::new(bits).unwrap_or_default() }
+        found
     }
 
-    fn set(
-        &self,
-        memory: &dyn PhysMemory,
-        _: &FrameAllocator,
-        gfn: Gfn,
-        order: Order,
-        entry: Entry,
-    ) -> Result<(), Errno> {
-        let found = self.get(memory, gfn);
+    fn set(&self, _: &dyn PhysMemory, _: &FrameAllocator, gfn: Gfn, order: Order, entry: Entry) -> Result<(), Errno> {
+        let found = self.lookup(gfn);
         // A real table needs a page then, unless it has one in reserve. Holes in holes are there already.
         if found.order > order && (found.entry, entry) != (Entry::HOLE, Entry::HOLE) {
             let lucky = self.0.lucky.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
