@@ -12,14 +12,23 @@ pub(super) fn copy_match(out: &mut [u8], pos: usize, distance: usize, len: usize
     if distance < STEP || end.saturating_add(STEP) > out.len() {
         return copy_near(out, from, pos, end);
     }
-    let mut done = 0usize;
-    while done < len {
-        let at = from.wrapping_add(done);
-        let to = pos.wrapping_add(done);
-        let Some(bytes) = out.get(at..).and_then(|b| b.first_chunk::<STEP>()).copied() else { return };
+    // Most matches are short.
+    let Some(bytes) = out.get(from..).and_then(|b| b.first_chunk::<STEP>()).copied() else { return };
+    let Some(place) = out.get_mut(pos..).and_then(|b| b.first_chunk_mut::<STEP>()) else { return };
+    *place = bytes;
+    if len > STEP {
+        copy_far(out, from.wrapping_add(STEP), pos.wrapping_add(STEP), end);
+    }
+}
+
+/// The rest of a long match at a distance of at least [`STEP`].
+fn copy_far(out: &mut [u8], mut from: usize, mut to: usize, end: usize) {
+    while to < end {
+        let Some(bytes) = out.get(from..).and_then(|b| b.first_chunk::<STEP>()).copied() else { return };
         let Some(place) = out.get_mut(to..).and_then(|b| b.first_chunk_mut::<STEP>()) else { return };
         *place = bytes;
-        done = done.wrapping_add(STEP);
+        from = from.wrapping_add(STEP);
+        to = to.wrapping_add(STEP);
     }
 }
 

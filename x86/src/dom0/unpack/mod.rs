@@ -2,7 +2,12 @@
 //!
 //! The buffer must have room for the whole result (whose size the packed kernel states), since it serves as the
 //! dictionary too: so the data is written once and never moved by a decoder. Heap is only used for decoder state, at
-//! most about 150 KiB (zstd; the others need 37 KiB). Nothing else is touched, and damaged input gives an error.
+//! most about 150 KiB (zstd; xz needs 37 KiB, gzip 11 KiB, lz4 none). Nothing else is touched, and damaged input gives an
+//! error.
+//!
+//! What it costs, for Debian 12's kernel of 66 MB (counted with callgrind on x86-64, checksums included): xz 2.4 billion
+//! instructions (8.1 MB packed), zstd -22 1.1 (9.7 MB), gzip 0.7 (11.3 MB), lz4 0.2 (14.8 MB). Nearly all of xz's are for
+//! 75 million binary decisions, which depend on each other.
 
 use core::fmt;
 
