@@ -239,6 +239,16 @@ fn foreign_batches() {
     assert_eq!(f.call(f.guest, XENMEM_ADD_TO_PHYSMAP_BATCH, &batch), Err(Errno::EPERM));
     assert_eq!(f.call(f.dom0, XENMEM_ADD_TO_PHYSMAP_BATCH | 1 << 6, &batch), Err(Errno::EILSEQ));
 
+    // What the guest itself has mapped from others is not its to pass on.
+    let (hv, p2m) = (&f.host.hv, &f.host.domain(f.guest).p2m);
+    let page = f.host.domain(f.dom0).p2m.get_page(hv, Gfn(9), Access::Write).unwrap().page;
+    p2m.add_page(hv, Gfn(0x100), page, Kind::GrantRw, &mut p2m.unmapped(hv)).unwrap();
+    f.list(f.dom0, LIST, [0x100]);
+    f.list(f.dom0, LIST2, [0x600]);
+    let granted = AddToPhysmapBatch { domid: DOMID_SELF, errs: ERRS, ..batch };
+    assert_eq!(err(&f, f.dom0, &granted), -22);
+    p2m.remove(hv, Gfn(0x100), Order::PAGE, |_| Ok(()), &mut p2m.unmapped(hv)).unwrap();
+
     let remove = |gpfn| RemoveFromPhysmap { domid: DOMID_SELF, gpfn, ..Default::default() };
     assert_eq!(f.call(f.dom0, XENMEM_REMOVE_FROM_PHYSMAP, &remove(0x502)), Ok(0));
     assert_eq!(f.call(f.dom0, XENMEM_REMOVE_FROM_PHYSMAP, &remove(0x502)), Err(Errno::ENOENT));
