@@ -15,7 +15,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use radon_core::console::Console;
+use radon_core::console::{Console, Settings};
 use radon_core::domain::DomainList;
 use radon_core::frames::{FrameAllocator, FrameInfo, Order, Placement};
 use radon_core::hypervisor::Hypervisor;
@@ -25,7 +25,7 @@ use radon_core::types::{CpuId, MachineAddr, Mfn, NodeId, PAGE_SIZE};
 use radon_hal::boot::{Booted, Handover};
 use radon_hal::host::BareMetal;
 use radon_hal::report::{self, BuildId};
-use radon_hal::{cpu, frames, heap, interrupts, ioapic, selftest, svm};
+use radon_hal::{apic, console, cpu, frames, heap, interrupts, ioapic, selftest, svm};
 use radon_x86::hwdom::physical_interrupt;
 use radon_x86::irq::{DEVICE_VECTORS, Router};
 use radon_x86::machine::HostVector;
@@ -68,6 +68,7 @@ fn main(handover: Handover) -> ! {
         report::stop(format_args!("{e}"));
     }
     log::info!("{} MiB free, heap {} KiB; starting dom0", sys.hv.frames.free_frames() >> 8, heap::size() >> 10);
+    sys.hv.console.end_boot(&sys.hv);
     CPUS_MAY_RUN.call_once(|| ());
     cpu_loop(sys, CpuId(0))
 }
@@ -105,7 +106,7 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
             domains: DomainList::default(),
             scheduler: Scheduler::new(kind, cpus),
             timers: Timers::new(cpus),
-            console: Console::default(),
+            console: Console::new(Settings::from(options)),
             control: radon_core::control::Control::default(),
         },
         machine: Box::leak(Box::new(platform)),
@@ -114,6 +115,8 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
     for vector in DEVICE_VECTORS {
         interrupts::register(vector, device_interrupt);
     }
+    console::set_hook(keep_log);
+    take_serial_input(machine);
     let free = frames::hand_over(more_frames);
     for range in &free {
         let first = range.start / PAGE_SIZE;
@@ -132,6 +135,38 @@ fn more_frames(count: u64) -> Option<MachineAddr> {
     let order = Order::new(count.checked_next_power_of_two()?.trailing_zeros())?;
     let mfn = sys.hv.frames.alloc_hypervisor(sys.hv.platform.memory(), order, Placement::default()).ok()?;
     Some(mfn.addr())
+}
+
+/// Lines that hal has printed go into the ring that `xl dmesg` shows.
+fn keep_log(lines: &[u8]) {
+    if let Some(sys) = SYSTEM.get() {
+        sys.hv.console.keep(lines);
+    }
+}
+
+/// Vector of the serial port's interrupt.
+const SERIAL: u8 = 0xf3;
+
+/// Has the serial port interrupt the boot CPU for each byte that arrives.
+fn take_serial_input(machine: &Booted) {
+    let options = &machine.options;
+    let irq = if options.console.com2 && !options.console.com1 { options.com2.irq } else { options.com1.irq };
+    let madt = machine.acpi.as_ref().and_then(|a| a.madt.as_ref());
+    let Some(madt) = madt.filter(|_| irq != 0) else {
+        log::warn!("No input from the serial port: it has no interrupt");
+        return;
+    };
+    let (gsi, active_low, level) = madt.isa_irq(irq);
+    interrupts::register(SERIAL, |_| {
+        if let Some(sys) = SYSTEM.get() {
+            console::receive(|byte| sys.hv.console.receive(&sys.hv, byte));
+        }
+        apic::eoi();
+    });
+    let route = ioapic::Route { vector: SERIAL, target: cpu::this_cpu().apic_id(), active_low, level, masked: false };
+    if ioapic::set_route(gsi, route) {
+        console::enable_receive_interrupt();
+    }
 }
 
 /// A device vector interrupted this CPU.

@@ -14,6 +14,8 @@ mod limit;
 mod line;
 mod ops;
 mod ring;
+#[cfg(test)]
+mod tests;
 
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};

@@ -84,6 +84,7 @@ fn choose(sys: &System, cpu: CpuId) -> Option<Arc<Vcpu>> {
     let hv = &sys.hv;
     let now = hv.platform.now();
     hv.timers.expire(hv, cpu, now);
+    hv.console.deliver(hv);
     let decision = hv.scheduler.schedule(hv, cpu, now);
     hv.timers.program(&*hv.platform, cpu);
     decision.vcpu
