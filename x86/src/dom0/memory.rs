@@ -19,6 +19,12 @@ const GIB: u64 = 1 << 30;
 const LARGE: u64 = 2 * MIB;
 /// Where 32-bit addresses end: the kernel is entered in 32-bit mode and must reach all that it is handed.
 const BELOW_4G: Range<u64> = 0..4 * GIB;
+/// What Linux's first page tables map: it reads the start information's memory map before it makes others.
+const BELOW_1G: Range<u64> = 0..GIB;
+/// What the hypervisor needs beside dom0 at least, whatever `dom0_mem` says: this, and dom0's share of nested page tables
+/// at their largest.
+const LEAST_LEFT: u64 = 8 * MIB;
+const PAGE_TABLE_SHARE: u64 = 512;
 /// What is left for guests unless `dom0_mem` says otherwise: a sixteenth, at most this.
 const MOST_LEFT: u64 = 128 * MIB;
 /// Memory above 1 MiB that a kernel needs beside its image to come up at all.
@@ -155,7 +161,7 @@ pub fn scratch(map: &[MemoryRegion], taken: &[Range<u64>], size: u64) -> Option<
 /// See [`PlanError`].
 pub fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     let free = free_ram(request.map, request.kept);
-    let (size, max) = amount(&request.size, free.total())?;
+    let (size, max) = amount(&request.size, most_for_dom0(free.total()))?;
 
     let kernel = frames(&request.kernel);
     if !free.contains(&kernel) {
@@ -197,20 +203,25 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     let in_place = |i: &Range<u64>| room.contains(&frames(i)) && i.start & (PAGE_SIZE - 1) == 0;
     let stays = request.initrd.as_ref().is_some_and(in_place);
     request.busy.iter().chain(&request.initrd).chain([&request.unpacked]).for_each(|b| room.remove(&frames(b)));
-    let mut place = |what, size: u64| {
+    let mut place = |what, size: u64, limit| {
         let whole = size.checked_next_multiple_of(PAGE_SIZE).unwrap_or(u64::MAX);
-        let found = room.highest(whole, PAGE_SIZE).ok_or(PlanError::NoRoom { what, size })?;
+        let found = room.within(limit).highest(whole, PAGE_SIZE).ok_or(PlanError::NoRoom { what, size })?;
         room.remove(&found);
         Ok(found.start..found.start.saturating_add(size))
     };
-    let acpi = frames(&place("ACPI tables", request.acpi)?);
-    let start_info = place("start information", request.start_info)?;
+    let start_info = place("start information", request.start_info, &BELOW_1G)?;
+    let acpi = frames(&place("ACPI tables", request.acpi, &BELOW_4G)?);
     let initrd = match &request.initrd {
-        Some(at) if !stays => Some(place("initial RAM disk", length(at))?),
+        Some(at) if !stays => Some(place("initial RAM disk", length(at), &BELOW_4G)?),
         at => at.clone(),
     };
     let memmap = memory_map(request.map, &ram, &acpi);
     Ok(Plan { size: ram.total(), ram, memmap, initrd, start_info, acpi, max })
+}
+
+/// How much of the free memory dom0 can have.
+fn most_for_dom0(free: u64) -> u64 {
+    free.saturating_sub(LEAST_LEFT).saturating_sub(free / PAGE_TABLE_SHARE) & !(PAGE_SIZE - 1)
 }
 
 /// dom0's size and upper limit from `dom0_mem` and the memory that is available.

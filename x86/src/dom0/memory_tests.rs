@@ -55,6 +55,7 @@ fn check(request: &Request<'_>, plan: &Plan) {
     for (i, a) in places.iter().enumerate() {
         assert!(plan.ram.contains(a), "{a:x?} is dom0's");
         assert!(a.end <= 4 * GIB);
+        assert!(*a != plan.start_info || a.end <= GIB, "Linux reads it through its first page tables");
         assert!(places[..i].iter().all(|b| a.end <= b.start || b.end <= a.start), "{places:x?}");
     }
     assert_eq!(plan.initrd.as_ref().map(length), request.initrd.as_ref().map(length));
@@ -120,8 +121,22 @@ fn without_dom0_mem_nearly_all_is_dom0s() {
     request.size = Dom0Memory::default();
     let plan = plan(&request).unwrap();
     check(&request, &plan);
-    let available = free_ram(&map, &KEPT).total();
+    let available = most_for_dom0(free_ram(&map, &KEPT).total());
     assert!(plan.size <= available - 128 * MIB && plan.size > available - 129 * MIB);
+    assert!(plan.start_info.end <= GIB, "although the top of low memory is higher");
+}
+
+#[test]
+fn the_hypervisor_keeps_what_it_needs_whatever_is_asked_for() {
+    let map = machine();
+    let free = free_ram(&map, &KEPT).total();
+    for all in [(0, 100, false), (0, 0, true), (4096, 0, true)] {
+        let mut request = request(&map);
+        request.size.size = Some(MemoryAmount { bytes: all.0, percent: all.1, negative: all.2 });
+        let plan = plan(&request).unwrap();
+        check(&request, &plan);
+        assert!(plan.size <= free - LEAST_LEFT - free / 512 && plan.size > free - 24 * MIB);
+    }
 }
 
 #[test]
@@ -167,20 +182,23 @@ fn what_does_not_fit_is_said() {
 
 #[test]
 fn large_pages_are_taken_before_pieces() {
+    // The first region ends within a large page, and there are 16 more pieces of large pages.
     let mut map = machine();
     map[3] = region(0x10_0000..0x4ff_f000, MemoryKind::Ram);
-    map.insert(4, region(0x510_1000..0x7ffd_8000, MemoryKind::Ram));
+    let piece = |n: u64| 0x510_1000 + n * 0x40_0000..0x520_0000 + n * 0x40_0000;
+    (0..16).for_each(|n| map.insert(4 + n, region(piece(n as u64), MemoryKind::Ram)));
+    map.insert(20, region(0xa00_0000..0x7ffd_8000, MemoryKind::Ram));
     let mut request = request(&map);
     request.initrd = None;
     let first = plan(&request).unwrap();
     check(&request, &first);
-    assert!(first.ram.contains(&(0x4c0_0000..0x4e0_0000)) && !first.ram.overlaps(&(0x4e0_0000..0x4ff_f000)));
-    // If all is wanted, the pieces are taken too.
-    let available = free_ram(&map, &KEPT).total();
+    assert!(first.ram.contains(&(0x4c0_0000..0x4e0_0000)) && !first.ram.overlaps(&(0x4e0_0000..0xa00_0000)));
+    // If more is wanted, the pieces are taken too.
+    let available = most_for_dom0(free_ram(&map, &KEPT).total());
     request.size.size = Some(MemoryAmount { bytes: available, percent: 0, negative: false });
     let all = plan(&request).unwrap();
     check(&request, &all);
-    assert!(all.ram.contains(&(0x4e0_0000..0x4ff_f000)));
+    assert!(all.ram.contains(&(0x4e0_0000..0x4ff_f000)) && all.ram.contains(&piece(0)));
     assert_eq!(all.size, available);
 }
 
