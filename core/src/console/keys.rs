@@ -1,5 +1,8 @@
 //! Debug keys: reports that a person at the serial console, or `xl debug-keys`, asks for.
 
+use alloc::string::String;
+use alloc::sync::Arc;
+
 use radon_abi::xen::VIRQ_DEBUG;
 
 use super::{Console, DEBUG_KEYS};
@@ -8,7 +11,6 @@ use crate::evtchn;
 use crate::hypervisor::Hypervisor;
 use crate::platform::PowerAction;
 use crate::types::DomainId;
-use alloc::sync::Arc;
 
 /// A key's report. Runs without any lock.
 pub type Handler = fn(&Hypervisor);
@@ -26,6 +28,7 @@ pub(super) const BUILT_IN: &[(u8, &str, Handler)] = &[
     (b'e', "dump evtchn info", event_channels),
     (b'q', "dump domain (and guest debug) info", domains),
     (b'm', "memory info", memory),
+    (b'r', "dump run queues", run_queues),
     (b't', "display clock info", clock),
     (b'R', "reboot machine", reboot),
 ];
@@ -121,6 +124,13 @@ fn memory(hv: &Hypervisor) {
             frames.end()
         ),
     );
+}
+
+fn run_queues(hv: &Hypervisor) {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = hv.scheduler.dump(hv, &mut text);
+    hv.console.say(hv, format_args!("{text}"));
 }
 
 fn clock(hv: &Hypervisor) {

@@ -130,6 +130,10 @@ fn unmask(caller: &Caller<'_>, args: Args) -> OpResult {
 fn reset(caller: &Caller<'_>, args: Args) -> OpResult {
     let a: Reset = caller.read(args.handle(1))?;
     let domain = caller.target(a.dom)?;
+    // Another domain's vCPUs may not bind ports meanwhile.
+    if domain.id != caller.domain.id && !domain.sched.is_paused() {
+        return Err(Errno::EINVAL);
+    }
     let resumed = args.u32(0) != EVTCHNOP_RESET;
     if super::reset(caller.hv, &domain, resumed, || caller.spend())? {
         SUCCESS

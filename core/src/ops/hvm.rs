@@ -9,6 +9,7 @@ use radon_abi::xen::DOMID_SELF;
 
 use crate::domain::Domain;
 use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, operation, refused};
+use crate::p2m::Kind;
 use crate::types::{Gfn, VcpuId};
 
 /// The highest `SHUTDOWN_*` reason.
@@ -245,12 +246,10 @@ fn get_mem_type(caller: &Caller<'_>, args: Args) -> OpResult {
     let mut a: HvmGetMemType = caller.read(args.handle(1))?;
     let domain = caller.target(a.domid)?;
     let kind = domain.p2m.query(caller.hv, Gfn(a.pfn)).entry.kind;
-    a.mem_type = if !kind.counted() {
-        abi::HVMMEM_MMIO_DM
-    } else if kind.writable() {
-        abi::HVMMEM_RAM_RW
-    } else {
-        abi::HVMMEM_RAM_RO
+    a.mem_type = match kind {
+        Kind::RamRo | Kind::GrantRo => abi::HVMMEM_RAM_RO,
+        kind if kind.counted() => abi::HVMMEM_RAM_RW,
+        _ => abi::HVMMEM_MMIO_DM,
     };
     caller.write(args.handle(1), &a)?;
     SUCCESS

@@ -3,11 +3,12 @@
 use log::Level;
 use radon_abi::errno::Errno;
 use radon_abi::platform::{
-    self as abi, CpuOl, EnterAcpiSleep, FirmwareInfo, PcpuInfo, PcpuVersion, SetTime32, SetTime64,
+    self as abi, CpuOl, EnterAcpiSleep, FirmwareInfo, GetIdleTime, PcpuInfo, PcpuVersion, SetTime32, SetTime64,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, operation, refused};
+use crate::sched::CPUS_MAX;
 use crate::time::clock::set_wall_clock;
 use crate::types::{CpuId, GuestVirtAddr, Nanoseconds};
 
@@ -37,7 +38,7 @@ pub static OPERATIONS: &[Operation] = &[
     },
     op(abi::XENPF_ENTER_ACPI_SLEEP, "XENPF_enter_acpi_sleep", enter_acpi_sleep),
     no(abi::XENPF_CHANGE_FREQ, "XENPF_change_freq", Errno::ENOSYS),
-    no(abi::XENPF_GETIDLETIME, "XENPF_getidletime", Errno::ENOSYS),
+    op(abi::XENPF_GETIDLETIME, "XENPF_getidletime", getidletime),
     no(abi::XENPF_SET_PROCESSOR_PMINFO, "XENPF_set_processor_pminfo", Errno::ENOSYS),
     op(abi::XENPF_GET_CPUINFO, "XENPF_get_cpuinfo", get_cpuinfo),
     Operation {
@@ -146,6 +147,28 @@ fn cpu_online(caller: &Caller<'_>, args: Args) -> OpResult {
     if a.cpuid > last_cpu(caller) { Err(Errno::EINVAL) } else { SUCCESS }
 }
 
+/// `XENPF_getidletime`: how long each CPU of a bitmap was idle since boot. CPUs that do not exist leave the bitmap.
+fn getidletime(caller: &Caller<'_>, args: Args) -> OpResult {
+    let mut a: GetIdleTime = read(caller, args)?;
+    let bits = a.cpumap_nr_cpus.min(CPUS_MAX as u32);
+    for n in 0..bits.div_ceil(8) {
+        let at = GuestVirtAddr(a.cpumap_bitmap.wrapping_add(u64::from(n)));
+        let asked: u8 = caller.read(at)?;
+        let mut found = 0u8;
+        for bit in (0..8).filter(|bit| asked >> bit & 1 != 0) {
+            let cpu = n.saturating_mul(8).saturating_add(bit);
+            if cpu < bits && cpu <= last_cpu(caller) {
+                let idle = caller.hv.scheduler.idle_time(caller.hv, CpuId(cpu));
+                caller.write_at(GuestVirtAddr(a.idletime), u64::from(cpu), &idle.0)?;
+                found |= 1u8.wrapping_shl(bit);
+            }
+        }
+        caller.write(at, &found)?;
+    }
+    a.now = caller.hv.platform.now().0;
+    write(caller, args, &a)
+}
+
 /// `XENPF_firmware_info`: what the boot code asked of the BIOS or of EFI.
 ///
 /// Errors: `ESRCH` for a disk or monitor that is not known; `ENODEV`: not booted by EFI; `EINVAL`.
@@ -216,6 +239,22 @@ mod tests {
         assert_eq!(call(&host, dom0, abi::XENPF_GET_CPU_VERSION, none).unwrap().family, 0);
         assert!(call(&host, dom0, abi::XENPF_CPU_ONLINE, CpuOl { cpuid: 1 }).is_ok());
         assert_eq!(call(&host, dom0, abi::XENPF_CPU_ONLINE, CpuOl { cpuid: 2 }), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn idle_times_are_given_for_cpus_that_exist() {
+        let mut host = TestHost::new(1024, 2);
+        let dom0 = host.add_domain(1);
+        let caller = host.caller(dom0, 0);
+        host.machine.advance(Nanoseconds(1000));
+        caller.write(GuestVirtAddr(0x2000), &[0xfeu8, 0xff]).unwrap();
+        caller.write(GuestVirtAddr(0x3000), &[7u64; 3]).unwrap();
+        let ask = GetIdleTime { cpumap_bitmap: 0x2000, cpumap_nr_cpus: 12, idletime: 0x3000, ..Default::default() };
+        assert_eq!(call(&host, dom0, abi::XENPF_GETIDLETIME, ask).unwrap().now, 1000);
+        assert_eq!(caller.read::<[u8; 2]>(GuestVirtAddr(0x2000)).unwrap(), [2, 0]);
+        let times: [u64; 3] = caller.read(GuestVirtAddr(0x3000)).unwrap();
+        assert_eq!((times[0], times[2]), (7, 7), "not asked for, not there");
+        assert_ne!(times[1], 7);
     }
 
     #[test]

@@ -41,12 +41,7 @@ pub static OPERATIONS: &[Operation] = &[
     op(abi::XENVER_PLATFORM_PARAMETERS, "XENVER_platform_parameters", platform_parameters),
     op(abi::XENVER_GET_FEATURES, "XENVER_get_features", get_features),
     op(abi::XENVER_PAGESIZE, "XENVER_pagesize", pagesize),
-    Operation {
-        number: abi::XENVER_GUEST_HANDLE,
-        name: "XENVER_guest_handle",
-        coverage: Coverage::Partial("all domains have the zero handle"),
-        handler: guest_handle,
-    },
+    op(abi::XENVER_GUEST_HANDLE, "XENVER_guest_handle", guest_handle),
     op(abi::XENVER_COMMANDLINE, "XENVER_commandline", commandline),
     op(abi::XENVER_BUILD_ID, "XENVER_build_id", build_id),
 ];
@@ -136,9 +131,9 @@ fn pagesize(_: &Caller<'_>, _: Args) -> OpResult {
     Ok(Outcome::Done(PAGE_SIZE))
 }
 
-/// `XENVER_guest_handle`.
+/// `XENVER_guest_handle`: the name (UUID) that the toolstack gave the domain.
 fn guest_handle(caller: &Caller<'_>, args: Args) -> OpResult {
-    caller.write(args.handle(1), &abi::DomainHandle::default())?;
+    caller.write(args.handle(1), &caller.domain.control.handle())?;
     SUCCESS
 }
 

@@ -2,6 +2,7 @@
 
 mod api;
 mod fifo;
+mod hypercalls;
 mod model;
 
 use alloc::sync::Arc;
