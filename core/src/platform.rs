@@ -213,6 +213,10 @@ pub trait ArchVcpu: Any + Send + Sync {
     /// A timer that the architecture layer armed with [`crate::time::VcpuTimer::Arch`] has expired. No lock is held; the
     /// caller notifies the vCPU afterwards.
     fn timer_expired(&self, _timer: u8) {}
+    /// What the guest's time stamp counter is ahead of the machine's ([`Platform::clock`]), wrapping.
+    fn tsc_offset(&self) -> u64 {
+        0
+    }
     /// Sets the first state of a vCPU that is down (`VCPUOP_initialise`).
     ///
     /// # Errors

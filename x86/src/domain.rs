@@ -8,26 +8,42 @@ use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use radon_abi::domctl::TscInfo;
 use radon_abi::errno::Errno;
 use radon_core::domain::Domain;
 use radon_core::hypervisor::Hypervisor;
-use radon_core::platform::ArchDomain;
+use radon_core::platform::{ArchDomain, CpuPolicyData, PolicyError};
+use radon_core::sync::{Lock, Rank};
 use spin::once::Once;
 
+use crate::context;
 use crate::cpuid::CpuidPolicy;
 use crate::devices::interrupt::{DeliveryMode, Message};
 use crate::devices::lapic::{self, Ipi, LapicShared};
 use crate::hwdom::HardwareDevices;
+use crate::machine::Machine;
+use crate::policy::{self, CurrentPolicy};
 
 /// `HVM_PARAM_CALLBACK_IRQ`'s type for "this vector, on every vCPU" (public header hvm/params.h).
 const CALLBACK_TYPE_VECTOR: u64 = 2;
+
+/// What only a guest has.
+struct Guest {
+    machine: &'static dyn Machine,
+    /// All that its policy may be.
+    maximum: Arc<CpuidPolicy>,
+}
 
 /// The x86 part of a domain.
 pub struct X86Domain {
     /// Identifies the domain in TLB flushes.
     pub tag: u64,
     /// What CPUID says to its vCPUs.
-    pub cpuid: CpuidPolicy,
+    pub cpuid: CurrentPolicy,
+    /// What only a guest has.
+    guest: Option<Guest>,
+    /// How its vCPUs see time pass: mode, incarnation.
+    tsc: Lock<(u32, u32)>,
     /// `HVM_PARAM_CALLBACK_IRQ` as the guest set it.
     callback: AtomicU64,
     /// The local APICs in the order of vCPU numbers.
@@ -40,7 +56,27 @@ impl X86Domain {
     /// A domain without vCPUs; [`X86Domain::set_apics`] follows.
     #[must_use]
     pub fn new(tag: u64, cpuid: CpuidPolicy, hardware: Option<Box<HardwareDevices>>) -> X86Domain {
-        X86Domain { tag, cpuid, callback: AtomicU64::new(0), apics: Once::new(), hardware }
+        X86Domain {
+            tag,
+            cpuid: CurrentPolicy::new(cpuid),
+            guest: None,
+            tsc: Lock::new(Rank::Device, (0, 0)),
+            callback: AtomicU64::new(0),
+            apics: Once::new(),
+            hardware,
+        }
+    }
+
+    /// A guest without vCPUs, whose policy may be changed within `maximum`.
+    #[must_use]
+    pub fn guest(tag: u64, cpuid: CpuidPolicy, maximum: Arc<CpuidPolicy>, machine: &'static dyn Machine) -> X86Domain {
+        X86Domain { guest: Some(Guest { machine, maximum }), ..X86Domain::new(tag, cpuid, None) }
+    }
+
+    /// The machine, if this is a guest.
+    #[must_use]
+    pub fn machine(&self) -> Option<&'static dyn Machine> {
+        self.guest.as_ref().map(|g| g.machine)
     }
 
     /// The x86 part of a domain. `None` for one that some other architecture made, which does not happen.
@@ -74,6 +110,54 @@ impl ArchDomain for X86Domain {
         // the line is not connected.
         self.callback.store(via, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn cpu_policy(&self) -> Result<CpuPolicyData, Errno> {
+        Ok(policy::data(&self.cpuid))
+    }
+
+    fn set_cpu_policy(&self, _: &Hypervisor, _: &Domain, changes: &CpuPolicyData) -> Result<(), PolicyError> {
+        let guest = self.guest.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+        let new = policy::changed(&self.cpuid, &guest.maximum, changes)?;
+        Ok(self.cpuid.replace(new)?)
+    }
+
+    fn tsc_info(&self, hv: &Hypervisor) -> Result<TscInfo, Errno> {
+        let (tsc_mode, incarnation) = *self.tsc.lock();
+        let (gtsc_khz, elapsed_nsec) = (hv.platform.clock().khz, hv.platform.now().0);
+        Ok(TscInfo { tsc_mode, gtsc_khz, incarnation, pad: 0, elapsed_nsec })
+    }
+
+    fn set_tsc_info(&self, hv: &Hypervisor, _: &Domain, info: &TscInfo) -> Result<(), Errno> {
+        // The counter is never emulated: mode 0 leaves the choice, mode 2 asks for that.
+        match info.tsc_mode {
+            0 | 2 => {}
+            1 => return Err(Errno::EOPNOTSUPP),
+            _ => return Err(Errno::EINVAL),
+        }
+        // Counters of different frequency measure differently; a tenth of a percent is what measuring them is good for.
+        let khz = hv.platform.clock().khz;
+        if info.gtsc_khz != 0 && info.gtsc_khz.abs_diff(khz) > khz / 1000 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        *self.tsc.lock() = (info.tsc_mode, info.incarnation);
+        Ok(())
+    }
+
+    fn context_size(&self, domain: &Domain) -> u32 {
+        context::size(domain, self)
+    }
+
+    fn save_context(&self, hv: &Hypervisor, domain: &Domain) -> Result<Vec<u8>, Errno> {
+        context::save(hv, domain, self)
+    }
+
+    fn save_record(&self, hv: &Hypervisor, domain: &Domain, kind: u32, instance: u32) -> Result<Vec<u8>, Errno> {
+        context::save_one(hv, domain, self, kind, instance)
+    }
+
+    fn load_context(&self, hv: &Hypervisor, domain: &Domain, records: &[u8]) -> Result<(), Errno> {
+        context::load(hv, domain, self, records)
     }
 
     fn as_any(&self) -> &dyn Any {

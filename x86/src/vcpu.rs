@@ -7,12 +7,15 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use radon_abi::errno::Errno;
+use radon_abi::guest_context::VcpuGuestContext;
 use radon_core::platform::ArchVcpu;
 use radon_core::sync::{Lock, Rank};
 use radon_core::vcpu::Vcpu;
 
+use crate::context::registers;
 use crate::devices::interrupt::Trigger;
 use crate::devices::lapic::{Lapic, LapicShared};
 use crate::msr::MsrState;
@@ -40,6 +43,8 @@ pub struct X86Vcpu {
     pub nmi_pending: AtomicBool,
     /// The local APIC's timer is due.
     pub timer_due: AtomicBool,
+    /// What the guest's time stamp counter is ahead of the machine's, for the clock it reads from memory.
+    pub tsc_offset: AtomicU64,
     /// The rest.
     pub state: Lock<VcpuState>,
 }
@@ -53,6 +58,7 @@ impl X86Vcpu {
             upcall_vector: AtomicU8::new(0),
             nmi_pending: AtomicBool::new(false),
             timer_due: AtomicBool::new(false),
+            tsc_offset: AtomicU64::new(0),
             state: Lock::new(Rank::VcpuState, VcpuState { cpu, lapic, msrs, wait_for_sipi }),
         }
     }
@@ -81,6 +87,18 @@ impl ArchVcpu for X86Vcpu {
 
     fn timer_expired(&self, _timer: u8) {
         self.timer_due.store(true, Ordering::Release);
+    }
+
+    fn tsc_offset(&self) -> u64 {
+        self.tsc_offset.load(Ordering::Acquire)
+    }
+
+    fn guest_context(&self) -> Result<Box<VcpuGuestContext>, Errno> {
+        Ok(registers::get(&*self.state.try_lock().ok_or(Errno::EBUSY)?))
+    }
+
+    fn set_guest_context(&self, context: &VcpuGuestContext) -> Result<(), Errno> {
+        registers::set(&mut *self.state.try_lock().ok_or(Errno::EBUSY)?, context)
     }
 
     fn as_any(&self) -> &dyn Any {

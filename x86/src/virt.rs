@@ -2,6 +2,8 @@
 //!
 //! A [`VirtualCpu`] holds the guest's registers. It is owned by the CPU that runs it (inside the vCPU's state lock).
 
+use alloc::vec::Vec;
+
 /// Numbers of general-purpose registers as instructions encode them.
 pub mod gpr {
     /// RAX.
@@ -375,6 +377,14 @@ pub trait VirtualCpu: Send {
     fn vector(&self, n: usize) -> [u64; 4];
     /// Sets a YMM register; without AVX the upper half is dropped.
     fn set_vector(&mut self, n: usize, value: [u64; 4]);
+    /// FPU, SSE and extended state in XSAVE's standard format: legacy area, header, components where CPUID leaf 0xD has
+    /// them; at least 576 bytes.
+    fn extended_state(&self) -> Vec<u8>;
+    /// Sets FPU, SSE and extended state. What `area` does not have, or its header says is not there, is as after reset;
+    /// what the processor does not know is dropped.
+    fn set_extended_state(&mut self, area: &[u8]);
+    /// The event that is set to be delivered at the next entry.
+    fn pending_event(&self) -> Option<Event>;
     /// This vCPU becomes the one that runs on the calling CPU: its FPU and other lazily kept state is loaded.
     fn load(&mut self);
     /// This vCPU stops being the one that runs on the calling CPU: its state is saved to memory.

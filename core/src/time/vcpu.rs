@@ -198,7 +198,8 @@ impl Vcpu {
     pub fn publish_clock(&self, hv: &Hypervisor) {
         let mut areas = self.time.areas.lock();
         areas.time_version = areas.time_version.wrapping_add(2);
-        let info = VcpuTimeInfo { version: areas.time_version, ..super::clock::time_info(&hv.platform.clock()) };
+        let mut info = VcpuTimeInfo { version: areas.time_version, ..super::clock::time_info(&hv.platform.clock()) };
+        info.tsc_timestamp = info.tsc_timestamp.wrapping_add(self.arch.tsc_offset());
         if let Some(at) = self.events.info() {
             super::clock::write_time_info(hv.platform.memory(), at, &info);
         }

@@ -9,6 +9,7 @@
 use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::arch::asm;
 use core::ptr::NonNull;
 use core::sync::atomic::Ordering;
@@ -33,6 +34,9 @@ const INTERCEPTED_EXCEPTIONS: u32 = (1 << 1) | (1 << 17);
 /// Places in the XSAVE area (APM volume 2, 11.5.9): XMM registers, header, upper halves of YMM registers.
 const XMM_OFFSET: usize = 160;
 const XSTATE_BV_OFFSET: usize = 512;
+const MXCSR_OFFSET: usize = 24;
+/// Bits of MXCSR that every processor with SVM has.
+const MXCSR_BITS: u64 = 0xffff;
 const YMM_UPPER_OFFSET: usize = 576;
 const XCR0_AVX: u64 = 1 << 2;
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
@@ -79,6 +83,33 @@ impl FpuArea {
         if offset + 16 <= self.layout.size() {
             // SAFETY: within the allocation, which this value owns.
             unsafe { self.area.as_ptr().add(offset).cast::<[u64; 2]>().write_unaligned(value) };
+        }
+    }
+
+    /// All of it.
+    fn bytes(&self) -> Vec<u8> {
+        let pairs = (0..self.layout.size()).step_by(16).map(|at| self.read_pair(at));
+        pairs.flatten().flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// Takes an image over that somebody else made: what the processor would refuse to load is left out. `components` are
+    /// those that it has.
+    fn set_bytes(&mut self, area: &[u8], components: u64) {
+        self.reset();
+        for (at, bytes) in (0..self.layout.size()).step_by(16).zip(area.chunks(16)) {
+            let mut pair = [0; 16];
+            pair[..bytes.len()].copy_from_slice(bytes);
+            let value = u128::from_le_bytes(pair);
+            self.write_pair(at, [value as u64, (value >> 64) as u64]);
+        }
+        // Reserved bits of MXCSR fault; its mask is not loaded.
+        let [mxcsr, registers] = self.read_pair(MXCSR_OFFSET);
+        self.write_pair(MXCSR_OFFSET, [mxcsr & MXCSR_BITS, registers]);
+        // So do reserved fields of the header, and components that do not exist.
+        let [present, _] = self.read_pair(XSTATE_BV_OFFSET);
+        self.write_pair(XSTATE_BV_OFFSET, [present & components, 0]);
+        for at in (XSTATE_BV_OFFSET + 16..YMM_UPPER_OFFSET).step_by(16) {
+            self.write_pair(at, [0, 0]);
         }
     }
 
@@ -668,6 +699,30 @@ impl VirtualCpu for SvmCpu {
         if self.loaded {
             self.restore_fpu();
         }
+    }
+
+    fn extended_state(&self) -> Vec<u8> {
+        self.save_fpu_if_loaded();
+        self.fpu.bytes()
+    }
+
+    fn set_extended_state(&mut self, area: &[u8]) {
+        self.fpu.set_bytes(area, common().xcr0);
+        if self.loaded {
+            self.restore_fpu();
+        }
+    }
+
+    fn pending_event(&self) -> Option<Event> {
+        let raw = self.vmcb.event_injection;
+        let vector = raw as u8;
+        let error_code = (raw & event::ERROR_CODE != 0).then_some((raw >> 32) as u32);
+        (raw & event::VALID != 0).then(|| match raw >> event::TYPE_SHIFT & 7 {
+            event::TYPE_INTERRUPT => Event::Interrupt(vector),
+            event::TYPE_NMI => Event::Nmi,
+            event::TYPE_SOFTWARE => Event::Software { vector },
+            _ => Event::Exception { vector, error_code },
+        })
     }
 
     fn load(&mut self) {

@@ -1,11 +1,12 @@
 //! Where vCPUs run, and their registers.
 
 use alloc::boxed::Box;
+use core::sync::atomic::Ordering;
 
 use radon_abi::domctl as abi;
 use radon_abi::domctl::{NodeAffinity, VcpuAffinity, VcpuContext};
 use radon_abi::errno::Errno;
-use radon_abi::guest_context::VcpuGuestContext;
+use radon_abi::guest_context::{VGCF_ONLINE, VcpuGuestContext};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::{request, vcpu_of, write};
@@ -119,11 +120,17 @@ pub(super) fn get_context(caller: &Caller<'_>, args: Args) -> OpResult {
     }
     let context = vcpu.arch.guest_context();
     hv.scheduler.unpause(hv, vcpu);
-    caller.write(GuestVirtAddr(r.ctxt), &*context?)?;
+    let mut context = context?;
+    context.vm_assist = domain.vm_assist.load(Ordering::Relaxed);
+    if !vcpu.sched.unit.is_down() {
+        context.flags |= VGCF_ONLINE;
+    }
+    caller.write(GuestVirtAddr(r.ctxt), &*context)?;
     write(caller, args, &r)
 }
 
-/// `XEN_DOMCTL_setvcpucontext`: sets a vCPU's registers. The domain is paused meanwhile.
+/// `XEN_DOMCTL_setvcpucontext`: sets a vCPU's registers, and brings it up or down as they say. The domain is paused
+/// meanwhile.
 ///
 /// Errors: `EINVAL`: no such vCPU, the caller's own domain, or a state that cannot be. `EOPNOTSUPP`: no state at all, which
 /// would be a reset. `EFAULT`.
@@ -143,6 +150,11 @@ pub(super) fn set_context(caller: &Caller<'_>, args: Args) -> OpResult {
         return Ok(Outcome::Continue(args));
     }
     let set = vcpu.arch.set_guest_context(&context);
+    if set.is_ok() && context.flags & VGCF_ONLINE != 0 {
+        hv.scheduler.bring_up(hv, vcpu);
+    } else if set.is_ok() {
+        hv.scheduler.take_down(hv, vcpu);
+    }
     hv.scheduler.unpause_domain(hv, &domain.sched);
     set?;
     SUCCESS
