@@ -73,15 +73,26 @@ fn settings_text(machine: &Machine, bios: &Path, image: &Path) -> String {
     lines.map(|line| line + "\n").concat()
 }
 
+/// Whether an earlier run built Bochs.
+pub(crate) fn is_built() -> bool {
+    let (program, bios) = places();
+    program.exists() && bios.exists()
+}
+
+/// Where Bochs and its BIOS are.
+fn places() -> (PathBuf, PathBuf) {
+    let folder = host::cache().join("bochs");
+    (folder.join("bochs"), folder.join("root/usr/share/bochs/BIOS-bochs-latest"))
+}
+
 /// Bochs and its BIOS, made when they are missing.
 fn emulator() -> Result<(PathBuf, PathBuf)> {
-    let folder = host::cache().join("bochs");
-    let program = folder.join("bochs");
-    let bios = folder.join("root/usr/share/bochs/BIOS-bochs-latest");
+    let (program, bios) = places();
     host::ensure_tools(BUILD_TOOLS)?;
-    if program.exists() && bios.exists() {
+    if is_built() {
         return Ok((program, bios));
     }
+    let folder = host::cache().join("bochs");
     eprintln!("Building the emulator Bochs in {} (some minutes, once)", folder.display());
     let apt = Apt::new(&folder)?;
     apt.update()?;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{host, iso};
+use crate::{bochs, host, iso};
 
 /// Options that Radon and Xen get alike; what a user adds comes after, so it wins.
 const HYPERVISOR_OPTIONS: &str = "console=com1 com1=115200,8n1 dom0=pvh dom0_mem=640M loglvl=all guest_loglvl=all";
@@ -30,6 +30,8 @@ pub(crate) enum Loader {
     GrubBios,
     /// GRUB started by UEFI, Multiboot 2.
     GrubUefi,
+    /// As [`Loader::GrubBios`], but in the emulator Bochs, which has none of the settings below but CPUs and memory.
+    Bochs,
 }
 
 /// How QEMU's translator runs several virtual CPUs.
@@ -104,14 +106,19 @@ impl Machine {
         }
     }
 
-    /// The command that starts QEMU with `payload`, its first serial port on `serial` (a QEMU character device).
-    pub(crate) fn qemu(&self, payload: &Payload, serial: &str) -> Result<Command> {
+    /// The command that starts the machine with `payload`, its first serial port on standard input and output; `menu`
+    /// puts QEMU's own commands there as well, behind Ctrl-A.
+    pub(crate) fn command(&self, payload: &Payload, menu: bool) -> Result<Command> {
+        if self.loader == Loader::Bochs { bochs::command(self, payload) } else { self.qemu(payload, menu) }
+    }
+
+    fn qemu(&self, payload: &Payload, menu: bool) -> Result<Command> {
         host::ensure_tools(host::QEMU)?;
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "none"]);
         qemu.args(["-machine", "q35", "-m", &format!("{}M", self.memory_mib), "-smp", &self.cpus.to_string()]);
         qemu.args(self.accelerator(payload.is_xen)?);
-        qemu.args(["-serial", serial]);
+        qemu.args(["-serial", if menu { "mon:stdio" } else { "stdio" }]);
         if payload.is_xen {
             qemu.args(["-device", "amd-iommu"]);
         }
@@ -130,7 +137,7 @@ impl Machine {
                     qemu.args(["-initrd", &modules.join(",")]);
                 }
             }
-            Loader::GrubBios => {
+            Loader::GrubBios | Loader::Bochs => {
                 qemu.arg("-cdrom").arg(iso::build(&self.name, payload, &hypervisor, &dom0)?);
             }
             Loader::GrubUefi => {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 
-use crate::bochs;
 use crate::build::{self, Profile};
 use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
@@ -122,9 +121,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         initrd: Some(initrd),
     };
     let mut machine = Machine::new("run");
-    machine.loader = match (options.grub_bios, options.grub_uefi) {
-        (true, _) => Loader::GrubBios,
-        (_, true) => Loader::GrubUefi,
+    machine.loader = match (options.grub_bios, options.grub_uefi, options.bochs) {
+        (true, _, _) => Loader::GrubBios,
+        (_, true, _) => Loader::GrubUefi,
+        (_, _, true) => Loader::Bochs,
         _ => Loader::Direct,
     };
     machine.cpus = options.cpus;
@@ -140,21 +140,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     machine.extra = options.qemu.clone();
 
     let interactive = options.script.is_none() && options.timeout.is_none() && !options.bochs;
-    let mut qemu = if options.bochs {
-        bochs::command(&machine, &payload)?
-    } else {
-        machine.qemu(&payload, if interactive { "mon:stdio" } else { "stdio" })?
-    };
+    let mut emulator = machine.command(&payload, interactive)?;
     if options.dry_run {
-        println!("{}", host::shell_line(&qemu));
+        println!("{}", host::shell_line(&emulator));
         return Ok(());
     }
     if interactive {
         eprintln!("Starting QEMU; Ctrl-A X ends it.");
-        return host::run(&mut qemu);
+        return host::run(&mut emulator);
     }
     let limit = Duration::from_secs(options.timeout.unwrap_or(SCRIPT_LIMIT));
-    let mut session = Session::start(&mut qemu, &host::output().join("logs/run.log"), limit, true)?;
+    let mut session = Session::start(&mut emulator, &host::output().join("logs/run.log"), limit, true)?;
     let mut script_status = None;
     loop {
         match session.next()? {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::bochs;
 use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
 use crate::packages::Debian;
@@ -200,6 +201,12 @@ impl Scenario {
         self
     }
 
+    /// Why it cannot be run here, if it cannot.
+    pub(crate) fn obstacle(&self) -> Option<&'static str> {
+        let without_bochs = self.machine.loader == Loader::Bochs && !bochs::is_built();
+        without_bochs.then_some("the emulator Bochs is not built (cargo xtask run --bochs does it)")
+    }
+
     /// Boots the machine and watches it to its end.
     pub(crate) fn run(&self, debian: &Debian, hypervisor: &Path, is_xen: bool, logs: &Path) -> Result<Outcome> {
         let mut machine = self.machine.clone();
@@ -220,9 +227,9 @@ impl Scenario {
             machine.dom0_append = format!("radon.script={path}");
         }
         let payload = Payload { hypervisor: hypervisor.to_path_buf(), is_xen, kernel, initrd: module };
-        let mut qemu = machine.qemu(&payload, "stdio")?;
+        let mut emulator = machine.command(&payload, false)?;
         let log = logs.join(format!("{}.log", self.name));
-        let mut session = Session::start(&mut qemu, &log, Duration::from_secs(self.limit), false)?;
+        let mut session = Session::start(&mut emulator, &log, Duration::from_secs(self.limit), false)?;
         let mut matcher = Matcher::new(&self.steps, &self.allowed);
         let mut lines = Vec::new();
         let failure = loop {

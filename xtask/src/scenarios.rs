@@ -17,6 +17,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         dom0("boot-4-cpus-concurrent").cpus(4, Threads::Multi).limit(240),
         dom0("boot-grub-bios").loader(Loader::GrubBios).limit(180),
         dom0("boot-grub-uefi").loader(Loader::GrubUefi).limit(180),
+        dom0("boot-bochs").radon_only().loader(Loader::Bochs).memory(1024).limit(400),
         dom0("boot-unknown-option").radon_only().append("nonsense").first("unknown option 'nonsense' is ignored"),
         Scenario::new("shell")
             .expect(&[UP])

@@ -116,17 +116,22 @@ fn command(mut command: Command, before: &[&str], packages: &[&str], after: &[&s
 /// The result of a check, ready to be shown.
 struct Verdict {
     counts: Counts,
-    failures: Vec<String>,
+    /// Why tests failed or were skipped.
+    reasons: Vec<String>,
     log: PathBuf,
 }
 
 impl Verdict {
     fn passed(log: PathBuf) -> Verdict {
-        Verdict { counts: Counts { passed: 1, ..Counts::default() }, failures: Vec::new(), log }
+        Verdict { counts: Counts { passed: 1, ..Counts::default() }, reasons: Vec::new(), log }
+    }
+
+    fn skipped(why: &str, log: PathBuf) -> Verdict {
+        Verdict { counts: Counts { skipped: 1, ..Counts::default() }, reasons: vec![why.to_owned()], log }
     }
 
     fn failed(why: String, log: PathBuf) -> Verdict {
-        Verdict { counts: Counts { failed: 1, ..Counts::default() }, failures: vec![why], log }
+        Verdict { counts: Counts { failed: 1, ..Counts::default() }, reasons: vec![why], log }
     }
 
     /// Of a check that is many tests: the counts, and a failure of the whole if no test failed but `success` is false.
@@ -135,19 +140,23 @@ impl Verdict {
             counts.failed = 1;
             failures.push("did not run to its end".to_owned());
         }
-        Verdict { counts, failures, log }
+        Verdict { counts, reasons: failures, log }
     }
 
     fn print(&self, name: &str, seconds: f64) {
-        let word = if self.counts.failed > 0 { "FAILED" } else { "ok" };
+        let word = match self.counts {
+            Counts { failed: 1.., .. } => "FAILED",
+            Counts { passed: 0, skipped: 1.., .. } => "SKIPPED",
+            _ => "ok",
+        };
         let tests = self.counts.passed + self.counts.failed + self.counts.skipped;
         let many = if tests > 1 { format!("{} of {tests} tests", self.counts.passed) } else { String::new() };
         println!("{word:<7} {name:<34} {seconds:>7.1} s  {many}");
+        for reason in &self.reasons {
+            println!("        {reason}");
+        }
         if self.counts.failed == 0 {
             return;
-        }
-        for failure in &self.failures {
-            println!("        {failure}");
         }
         let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -190,6 +199,9 @@ fn perform(check: Check, lab: &Lab, log: &Path) -> Result<Verdict> {
             Ok(Verdict::of_many(counts, failures, success, outcome.log))
         }
         Check::System(scenario) => {
+            if let Some(why) = scenario.obstacle() {
+                return Ok(Verdict::skipped(why, log.to_path_buf()));
+            }
             let outcome = lab.boot(&scenario)?;
             Ok(match outcome.failure {
                 None => Verdict::passed(outcome.log),
