@@ -20,12 +20,13 @@ use radon_core::domain::DomainList;
 use radon_core::frames::{FrameAllocator, FrameInfo, Order, Placement};
 use radon_core::hypervisor::Hypervisor;
 use radon_core::sched::{PolicyKind, Scheduler};
-use radon_core::time::Timers;
-use radon_core::types::{CpuId, MachineAddr, Mfn, NodeId, PAGE_SIZE};
+use radon_core::time::{Owner, Timers};
+use radon_core::types::{CpuId, MachineAddr, Mfn, Nanoseconds, NodeId, PAGE_SIZE};
 use radon_hal::boot::{Booted, Handover};
 use radon_hal::host::BareMetal;
 use radon_hal::report::{self, BuildId};
 use radon_hal::{apic, console, cpu, frames, heap, interrupts, ioapic, selftest, svm};
+use radon_x86::boot_info::MemoryKind;
 use radon_x86::hwdom::physical_interrupt;
 use radon_x86::irq::{DEVICE_VECTORS, Router};
 use radon_x86::machine::HostVector;
@@ -53,6 +54,8 @@ fn main(handover: Handover) -> ! {
     let machine = early.bring_up();
     match svm::enable_on_this_cpu() {
         Ok(features) => log::info!("SVM: {features}"),
+        // The tests in ring 0 that need no guest run on any processor.
+        Err(e) if machine.options.selftest => log::warn!("{e}"),
         Err(e) => report::stop(format_args!("{e}")),
     }
     let cpus = machine.start_cpus(ap_main);
@@ -63,7 +66,8 @@ fn main(handover: Handover) -> ! {
 
     let kernel = dom0::unpack_kernel(&machine).unwrap_or_else(|e| report::stop(format_args!("{e}")));
     let (sys, free) = make_system(&machine, cpus);
-    let parts = dom0::Parts { machine: &machine, kernel, free: &free, own_ports: own_ports(&machine) };
+    let own_gsi = take_serial_input(&machine, sys);
+    let parts = dom0::Parts { machine: &machine, kernel, free: &free, own_ports: own_ports(&machine), own_gsi };
     if let Err(e) = dom0::build(sys, parts) {
         report::stop(format_args!("{e}"));
     }
@@ -77,8 +81,10 @@ fn main(handover: Handover) -> ! {
 static CPUS_MAY_RUN: Once<()> = Once::new();
 
 fn ap_main() -> ! {
-    if let Err(e) = svm::enable_on_this_cpu() {
-        report::fatal(None, format_args!("{}: {e}", cpu::this_cpu().id()));
+    if svm::is_enabled()
+        && let Err(e) = svm::enable_on_this_cpu()
+    {
+        report::stop(format_args!("CPU{}: {e}", cpu::this_cpu().id().0));
     }
     CPUS_MAY_RUN.wait();
     let sys = SYSTEM.wait();
@@ -95,7 +101,7 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
             PolicyKind::Credit2
         }
     };
-    let end = machine.info.memory_map.iter().filter(|r| r.kind == radon_x86::boot_info::MemoryKind::Ram);
+    let end = machine.info.memory_map.iter().filter(|r| r.kind == MemoryKind::Ram);
     let end = end.map(|r| r.end().0).max().unwrap_or(0).div_ceil(PAGE_SIZE);
     let table: &'static [FrameInfo] = frames::frame_table(end);
     let platform = BareMetal { wall_clock_at_boot: machine.wall_clock_at_boot };
@@ -116,7 +122,6 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
         interrupts::register(vector, device_interrupt);
     }
     console::set_hook(keep_log);
-    take_serial_input(machine);
     let free = frames::hand_over(more_frames);
     for range in &free {
         let first = range.start / PAGE_SIZE;
@@ -125,6 +130,11 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
     for range in machine.low_memory() {
         let first = range.start / PAGE_SIZE;
         sys.hv.frames.add_region(Mfn(first), range.end / PAGE_SIZE - first, NodeId(0));
+    }
+    // All other RAM is the hypervisor's: nobody maps it, and nothing else is put at its addresses.
+    for region in machine.info.memory_map.iter().filter(|r| r.kind == MemoryKind::Ram) {
+        let first = region.start.0.div_ceil(PAGE_SIZE);
+        sys.hv.frames.reserve(Mfn(first), (region.end().0 / PAGE_SIZE).saturating_sub(first), NodeId(0));
     }
     (sys, free)
 }
@@ -147,26 +157,46 @@ fn keep_log(lines: &[u8]) {
 /// Vector of the serial port's interrupt.
 const SERIAL: u8 = 0xf3;
 
-/// Has the serial port interrupt the boot CPU for each byte that arrives.
-fn take_serial_input(machine: &Booted) {
+/// How often a serial port without an interrupt is asked for input, in nanoseconds, and how late that may be.
+const SERIAL_POLL: Nanoseconds = Nanoseconds(20_000_000);
+const SERIAL_POLL_SLACK: Nanoseconds = Nanoseconds(5_000_000);
+
+/// Has the serial port interrupt the boot CPU for each byte that arrives, or polls it if it has no interrupt. Returns the
+/// GSI that it uses.
+fn take_serial_input(machine: &Booted, sys: &System) -> Option<u32> {
     let options = &machine.options;
-    let irq = if options.console.com2 && !options.console.com1 { options.com2.irq } else { options.com1.irq };
+    if !options.console.com1 && !options.console.com2 {
+        return None;
+    }
+    let irq = if options.console.com1 { options.com1.irq } else { options.com2.irq };
     let madt = machine.acpi.as_ref().and_then(|a| a.madt.as_ref());
-    let Some(madt) = madt.filter(|_| irq != 0) else {
-        log::warn!("No input from the serial port: it has no interrupt");
-        return;
-    };
-    let (gsi, active_low, level) = madt.isa_irq(irq);
+    let pin = madt.filter(|_| irq != 0).map(|madt| madt.isa_irq(irq));
     interrupts::register(SERIAL, |_| {
-        if let Some(sys) = SYSTEM.get() {
-            console::receive(|byte| sys.hv.console.receive(&sys.hv, byte));
+        if let Some(sys) = SYSTEM.get()
+            && console::receive(|byte| sys.hv.console.receive(&sys.hv, byte))
+        {
+            console::enable_receive_interrupt();
         }
         apic::eoi();
     });
-    let route = ioapic::Route { vector: SERIAL, target: cpu::this_cpu().apic_id(), active_low, level, masked: false };
-    if ioapic::set_route(gsi, route) {
-        console::enable_receive_interrupt();
+    if let Some((gsi, active_low, level)) = pin {
+        let target = cpu::this_cpu().apic_id();
+        let route = ioapic::Route { vector: SERIAL, target, active_low, level, masked: false };
+        if ioapic::set_route(gsi, route) {
+            console::enable_receive_interrupt();
+            return Some(gsi);
+        }
     }
+    log::info!("The serial port has no interrupt: polled for input");
+    poll_serial(&sys.hv, sys.hv.platform.now());
+    None
+}
+
+/// Takes what has arrived at a serial port without an interrupt, and comes again.
+fn poll_serial(hv: &Hypervisor, now: Nanoseconds) {
+    console::receive(|byte| hv.console.receive(hv, byte));
+    let next = now.saturating_add(SERIAL_POLL);
+    hv.timers.arm(&*hv.platform, CpuId(0), next, SERIAL_POLL_SLACK, Owner::Hypervisor(poll_serial));
 }
 
 /// A device vector interrupted this CPU.
