@@ -2,16 +2,16 @@
 //!
 //! A port is a domain's name for one end of a channel. An end is bound to a port of another domain, to a virtual
 //! interrupt or to an inter-processor interrupt. An event that arrives at a port is made *pending* in memory shared with
-//! the guest, by one of two ABIs ([`two_level`], [`fifo`]), and the vCPU that the port names is told.
+//! the guest, by one of two ABIs (`two_level`, `fifo`), and the vCPU that the port names is told.
 //!
 //! This module may touch the domain's shared information page, the frames that the guest registered for events
-//! ([`pin::Pin`]) and, through [`crate::platform::ArchVcpu::raise_upcall`] and [`Vcpu::notify`], the vCPU.
+//! ([`Pin`]) and, through [`crate::platform::ArchVcpu::raise_upcall`] and [`Vcpu::notify`], the vCPU.
 //!
-//! Lock protocol. A domain's [`Table`] ([`Rank::EventChannel`]) says which ports are in use; each channel has a small
+//! Lock protocol. A domain's `Table` ([`Rank::EventChannel`]) says which ports are in use; each channel has a small
 //! lock of its own ([`Rank::Channel`]). Bindings change only under both, and under the tables of both domains for an
-//! interdomain channel (taken together with [`lock_pair`]). Sending takes channel locks only, one at a time: first that
-//! of the sender's end, to learn the other end, then that of the other end, which has to name the sender's end still.
-//! An end that was closed or bound anew in between swallows the event, as if it had been sent after.
+//! interdomain channel (taken together with [`crate::sync::lock_pair`]). Sending takes channel locks only, one at a
+//! time: first that of the sender's end, to learn the other end, then that of the other end, which has to name the
+//! sender's end still. An end that was closed or bound anew in between swallows the event, as if it had been sent after.
 //! No channel's lock is held while a vCPU or an in-hypervisor consumer is told.
 //!
 //! Invariant: memory that belongs to the guest is touched only for an open channel that the guest holds, under its lock,
