@@ -138,6 +138,8 @@ pub struct Parts<'a> {
     pub free: &'a [Range<u64>],
     /// Ports of devices that Radon keeps for itself.
     pub own_ports: Vec<(u16, u16)>,
+    /// The GSI of such a device.
+    pub own_gsi: Option<u32>,
 }
 
 /// Builds dom0 and makes its first vCPU runnable.
@@ -145,7 +147,7 @@ pub struct Parts<'a> {
 /// # Errors
 /// Whatever is missing or does not fit, with what to do about it.
 pub fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain>, BuildError> {
-    let Parts { machine, kernel, free, own_ports } = parts;
+    let Parts { machine, kernel, free, own_ports, own_gsi } = parts;
     let memory = sys.hv.platform.memory();
     let vcpus = vcpu_count(machine, sys.hv.platform.cpu_count());
 
@@ -198,7 +200,7 @@ pub fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain>, Buil
         sys.hv.frames.reserve(first, count, NodeId(0));
         sys.hv.frames.free_reserved(first, count);
     }
-    let domain = make_domain(sys, machine, &plan, vcpus, own_ports)?;
+    let domain = make_domain(sys, machine, &plan, vcpus, (own_ports, own_gsi))?;
     let entry = start_info::entry_state(kernel.kernel.entry, plan.start_info.start);
     let first = domain.vcpu(VcpuId(0)).ok_or_else(|| failed("it has no vCPU"))?;
     set_entry_state(first, &entry);
@@ -242,7 +244,7 @@ fn make_domain(
     machine: &Booted,
     plan: &memory::Plan,
     vcpus: u32,
-    own_ports: Vec<(u16, u16)>,
+    (own_ports, own_gsi): (Vec<(u16, u16)>, Option<u32>),
 ) -> Result<Arc<Domain>, BuildError> {
     let hv = &sys.hv;
     let phys = hv.platform.memory();
@@ -259,7 +261,7 @@ fn make_domain(
     let io_apics = io_apics(machine);
     let ecam = machine.acpi.as_ref().map_or(Vec::new(), |a| a.ecam.iter().map(|e| Ecam::from(e.clone())).collect());
     let targets = Targets::new(sys.machine, sys.router.clone(), DOM0, hv.platform.cpu_count());
-    let hardware = HardwareDevices::new(targets, &io_apics, ecam, own_ports.clone());
+    let hardware = HardwareDevices::new(targets, &io_apics, ecam, own_ports.clone(), own_gsi);
     let host = radon_hal::host::BareMetal::default();
     let leaves = XenLeaves {
         version: XEN_VERSION,

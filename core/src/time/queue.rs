@@ -33,6 +33,8 @@ pub enum Owner {
     Watchdog(Weak<Domain>, u8),
     /// The end of a capped domain's accounting period.
     Budget(Weak<DomainSched>),
+    /// A task of the hypervisor's own, which is given the time it fires at.
+    Hypervisor(fn(&Hypervisor, Nanoseconds)),
 }
 
 /// One arming of a timer: what it takes to cancel it.
@@ -237,6 +239,7 @@ fn fire(hv: &Hypervisor, armed: Armed, owner: Owner, now: Nanoseconds) {
                 hv.scheduler.replenish(hv, &domain, now);
             }
         }
+        Owner::Hypervisor(task) => task(hv, now),
     }
 }
 

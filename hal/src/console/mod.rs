@@ -20,6 +20,8 @@ pub use uart::{Framing, Uart};
 
 /// Where the first serial port is on every PC that has one.
 pub const COM1: u16 = 0x3f8;
+/// Bytes received at a time.
+const RECEIVE_AT_ONCE: usize = 64;
 /// Bytes of log kept before the hook is set.
 const EARLY: usize = 16 << 10;
 
@@ -115,16 +117,18 @@ pub(crate) fn write_past_lock(bytes: &[u8]) {
     }
 }
 
-/// Gives each byte received so far to `sink`.
-pub fn receive(mut sink: impl FnMut(u8)) {
-    // A FIFO holds 16 bytes; more rounds than a few mean a port that talks nonsense.
-    for _ in 0..64 {
-        let Some(byte) = PORT.lock().get() else { return };
+/// Gives each byte received so far to `sink`; returns whether there may be more. Then the caller comes again: at its
+/// next poll, or after [`enable_receive_interrupt`], which makes the port interrupt anew.
+pub fn receive(mut sink: impl FnMut(u8)) -> bool {
+    // A FIFO holds 16 bytes; many more at a time mean a fast emulated port, or one that talks nonsense.
+    for _ in 0..RECEIVE_AT_ONCE {
+        let Some(byte) = PORT.lock().get() else { return false };
         sink(byte);
     }
+    true
 }
 
-/// Makes the port interrupt when a byte arrives.
+/// Makes the port interrupt when a byte arrives, or at once if one is there.
 pub fn enable_receive_interrupt() {
     PORT.lock().enable_receive_interrupt();
 }

@@ -84,8 +84,10 @@ impl Uart {
         true
     }
 
-    /// Makes the port interrupt when a byte arrives.
+    /// Makes the port interrupt when a byte arrives. If one is there already it interrupts at once: its line is an edge,
+    /// which enabling again makes anew.
     pub fn enable_receive_interrupt(&mut self) {
+        self.write(INTERRUPT_ENABLE, 0);
         self.write(INTERRUPT_ENABLE, 1);
     }
 

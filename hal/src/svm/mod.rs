@@ -173,6 +173,12 @@ fn common() -> &'static Common {
     COMMON.get().expect("SVM is enabled on the boot CPU before guests exist")
 }
 
+/// Whether the boot CPU has SVM and uses it.
+#[must_use]
+pub fn is_enabled() -> bool {
+    COMMON.get().is_some()
+}
+
 /// The XSAVE state components that are switched with guests (XCR0 bits); 0 without XSAVE, or before SVM is enabled.
 #[must_use]
 pub fn xsave_components() -> u64 {

@@ -66,15 +66,29 @@ impl Targets {
 /// The real pins behind the virtual I/O APICs.
 struct Pins {
     targets: Arc<Targets>,
+    /// The GSI of a device that Radon keeps for itself: nothing the domain does to its pin has an effect.
+    hidden: Option<u32>,
     /// Host vector of each GSI that was ever unmasked.
     vectors: Lock<Vec<Option<HostVector>>>,
+}
+
+impl Pins {
+    fn is_hidden(&self, gsi: u32) -> bool {
+        self.hidden == Some(gsi)
+    }
+
+    fn set_masked(&self, gsi: u32, masked: bool) {
+        if !self.is_hidden(gsi) {
+            self.targets.machine.mask_pin(gsi, masked);
+        }
+    }
 }
 
 impl PinBackend for Pins {
     fn route(&self, gsi: u32, config: &PinConfig) {
         let level = config.trigger == Trigger::Level;
         let mut vectors = self.vectors.lock();
-        let Some(slot) = vectors.get_mut(gsi as usize) else { return };
+        let Some(slot) = vectors.get_mut(gsi as usize).filter(|_| !self.is_hidden(gsi)) else { return };
         let Targets { machine, router, .. } = &*self.targets;
         machine.mask_pin(gsi, true);
         if let Some(old) = slot.take() {
@@ -91,15 +105,15 @@ impl PinBackend for Pins {
     }
 
     fn mask(&self, gsi: u32) {
-        self.targets.machine.mask_pin(gsi, true);
+        self.set_masked(gsi, true);
     }
 
     fn unmask(&self, gsi: u32) {
-        self.targets.machine.mask_pin(gsi, false);
+        self.set_masked(gsi, false);
     }
 
     fn eoi(&self, gsi: u32) {
-        self.targets.machine.mask_pin(gsi, false);
+        self.set_masked(gsi, false);
     }
 }
 
@@ -115,18 +129,20 @@ pub struct HardwareDevices {
 }
 
 impl HardwareDevices {
-    /// Devices with virtual I/O APICs like the host's. `hidden_ports` are those of devices that Radon keeps for itself.
+    /// Devices with virtual I/O APICs like the host's. `hidden_ports` and `hidden_gsi` are those of devices that Radon
+    /// keeps for itself.
     #[must_use]
     pub fn new(
         targets: Arc<Targets>,
         io_apics: &[IoApicConfig],
         ecam: Vec<Ecam>,
         hidden_ports: Vec<(u16, u16)>,
+        hidden_gsi: Option<u32>,
     ) -> HardwareDevices {
         let gsis = io_apics.iter().map(|c| c.gsi_base.saturating_add(c.pins)).max().unwrap_or(0);
         // A rank of its own below the I/O APICs' lock, which is held when the backend is called.
         let vectors = Lock::new(Rank::Vcpu, (0..gsis).map(|_| None).collect());
-        let pins: Arc<dyn PinBackend> = Arc::new(Pins { targets: targets.clone(), vectors });
+        let pins: Arc<dyn PinBackend> = Arc::new(Pins { targets: targets.clone(), hidden: hidden_gsi, vectors });
         let io_apic_windows = io_apics.iter().map(|c| c.base).collect();
         let io_apics = io_apics.iter().filter_map(|c| IoApic::new(*c, Some(pins.clone()))).collect();
         let pci = Pci::new(targets.clone(), ecam);
