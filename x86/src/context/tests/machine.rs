@@ -1,0 +1,212 @@
+//! A machine that makes processors of plain data.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use radon_abi::errno::Errno;
+use radon_core::frames::Order;
+use radon_core::testing::TestHost;
+use radon_core::types::MachineAddr;
+
+use crate::factory::{Parts, X86Factory};
+use crate::machine::{DirectAccess, HostVector, Machine, MsiMessage, PinMode};
+use crate::virt::{Control, Event, Exit, Regs, Segment, SegmentName, SwitchedMsr, VirtualCpu};
+
+/// Where the machine's time stamp counter stands.
+pub(super) const TSC: u64 = 1_000_000;
+
+/// A host with dom0 and the x86 factory.
+pub(super) fn host() -> TestHost {
+    let mut host = TestHost::new(4096, 2);
+    let parts = Parts {
+        machine: &Zen,
+        xcr0: 7,
+        largest: Order::LARGE,
+        machine_address_bits: 40,
+        total_frames: 4096,
+        tsc_khz: 1_000_000,
+    };
+    host.hv.control.set_factory(Box::new(X86Factory::new(parts)));
+    host.add_domain(1);
+    host
+}
+
+struct Zen;
+
+impl Machine for Zen {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let text = |s: &[u8; 4]| u32::from_le_bytes(*s);
+        let vendor = [text(b"Auth"), text(b"cAMD"), text(b"enti")];
+        match (leaf, subleaf) {
+            (0, _) => [0xd, vendor[0], vendor[1], vendor[2]],
+            (1, _) => [0x0080_0f12, 0x0310_0800, u32::MAX, u32::MAX],
+            (7, 0) => [0, u32::MAX, u32::MAX, u32::MAX],
+            (0xd, 0) => [0x207, 0x988, 0x988, 0],
+            (0xd, 1) => [0xf, 0x340, 0x800, 0],
+            (0xd, 2) => [0x100, 0x240, 0, 0],
+            (0x8000_0000, _) => [0x8000_0021, vendor[0], vendor[1], vendor[2]],
+            (0x8000_0001, _) => [0x0080_0f12, 0x4000_0000, u32::MAX, u32::MAX],
+            (0x8000_0008, _) => [0x3030, u32::MAX, 0x6007, 0x1_0000],
+            (0x8000_001e, _) => [1, 0x100, 0, 0],
+            _ => [0; 4],
+        }
+    }
+    fn tsc(&self) -> u64 {
+        TSC
+    }
+    fn new_cpu(&self, _: u64, _: MachineAddr, _: &DirectAccess) -> Box<dyn VirtualCpu> {
+        let mut cpu = PlainCpu::default();
+        cpu.area = alloc::vec![0; 832];
+        cpu.reset();
+        Box::new(cpu)
+    }
+    fn read_msr(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn port_in(&self, _: u16, _: u8) -> u32 {
+        u32::MAX
+    }
+    fn port_out(&self, _: u16, _: u8, _: u32) {}
+    fn device_read(&self, _: MachineAddr, _: u8) -> u64 {
+        u64::MAX
+    }
+    fn device_write(&self, _: MachineAddr, _: u8, _: u64) {}
+    fn flush_caches(&self) {}
+    fn prediction_barrier(&self, _: u64) {}
+    fn poll_interrupts(&self) {}
+    fn idle(&self, _: &dyn Fn() -> bool) {}
+    fn route_pin(&self, _: u32, _: PinMode, _: HostVector, _: bool) -> Result<(), Errno> {
+        Err(Errno::ENODEV)
+    }
+    fn mask_pin(&self, _: u32, _: bool) {}
+    fn msi_message(&self, _: HostVector) -> MsiMessage {
+        MsiMessage { address: 0, data: 0 }
+    }
+    fn end_of_interrupt(&self) {}
+}
+
+/// A virtual CPU that only remembers.
+#[derive(Default)]
+struct PlainCpu {
+    regs: Regs,
+    control: Control,
+    segments: [Segment; 10],
+    msrs: [u64; 11],
+    debug: [u64; 6],
+    xcr0: u64,
+    tsc_offset: u64,
+    tpr: u8,
+    area: Vec<u8>,
+    event: Option<Event>,
+}
+
+impl VirtualCpu for PlainCpu {
+    fn run(&mut self) -> Exit {
+        Exit::Halt
+    }
+    fn regs(&self) -> &Regs {
+        &self.regs
+    }
+    fn regs_mut(&mut self) -> &mut Regs {
+        &mut self.regs
+    }
+    fn next_rip(&self) -> Option<u64> {
+        None
+    }
+    fn instruction_bytes(&self) -> &[u8] {
+        &[]
+    }
+    fn control(&self) -> Control {
+        self.control
+    }
+    fn set_control(&mut self, control: &Control) {
+        self.control = *control;
+    }
+    fn cr4(&self) -> u64 {
+        self.control.cr4
+    }
+    fn set_cr2(&mut self, address: u64) {
+        self.control.cr2 = address;
+    }
+    fn cpl(&self) -> u8 {
+        self.segment(SegmentName::Ss).dpl()
+    }
+    fn segment(&self, name: SegmentName) -> Segment {
+        self.segments[name as usize]
+    }
+    fn set_segment(&mut self, name: SegmentName, segment: &Segment) {
+        self.segments[name as usize] = *segment;
+    }
+    fn switched_msr(&self, msr: SwitchedMsr) -> u64 {
+        self.msrs[msr as usize]
+    }
+    fn set_switched_msr(&mut self, msr: SwitchedMsr, value: u64) {
+        self.msrs[msr as usize] = value;
+    }
+    fn debug_registers(&self) -> [u64; 6] {
+        self.debug
+    }
+    fn set_debug_registers(&mut self, values: &[u64; 6]) {
+        self.debug = *values;
+    }
+    fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+    fn set_xcr0(&mut self, value: u64) {
+        self.xcr0 = value;
+    }
+    fn tsc_offset(&self) -> u64 {
+        self.tsc_offset
+    }
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.tsc_offset = offset;
+    }
+    fn can_take_interrupt(&self) -> bool {
+        false
+    }
+    fn can_take_nmi(&self) -> bool {
+        false
+    }
+    fn delivery_pending(&self) -> bool {
+        self.event.is_some()
+    }
+    fn inject(&mut self, event: Event) {
+        self.event = Some(event);
+    }
+    fn request_interrupt_window(&mut self, _: u8) {}
+    fn clear_interrupt_shadow(&mut self) {}
+    fn tpr(&self) -> u8 {
+        self.tpr
+    }
+    fn set_tpr(&mut self, value: u8) {
+        self.tpr = value;
+    }
+    fn set_spec_ctrl(&mut self, _: u64) {}
+    fn vector(&self, _: usize) -> [u64; 4] {
+        [0; 4]
+    }
+    fn set_vector(&mut self, _: usize, _: [u64; 4]) {}
+    fn extended_state(&self) -> Vec<u8> {
+        self.area.clone()
+    }
+    fn set_extended_state(&mut self, area: &[u8]) {
+        self.area.fill(0);
+        let part = area.len().min(self.area.len());
+        self.area[..part].copy_from_slice(&area[..part]);
+    }
+    fn pending_event(&self) -> Option<Event> {
+        self.event
+    }
+    fn load(&mut self) {}
+    fn save(&mut self) {}
+    fn flush_tlb(&mut self) {}
+    fn reset(&mut self) {
+        let kept = core::mem::take(self);
+        self.area = kept.area;
+        self.xcr0 = 1;
+        self.tsc_offset = kept.tsc_offset;
+        self.msrs[SwitchedMsr::Pat as usize] = 0x0007_0406_0007_0406;
+        self.control.cr0 = 0x6000_0010;
+        self.debug = [0, 0, 0, 0, 0xffff_0ff0, 0x400];
+    }
+}
