@@ -10,6 +10,7 @@
 extern crate alloc;
 
 mod dom0;
+mod guests;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -67,6 +68,7 @@ fn main(handover: Handover) -> ! {
     let kernel = dom0::unpack_kernel(&machine).unwrap_or_else(|e| report::stop(format_args!("{e}")));
     let (sys, free) = make_system(&machine, cpus);
     let own_gsi = take_serial_input(&machine, sys);
+    guests::prepare(&machine, sys);
     let parts = dom0::Parts { machine: &machine, kernel, free: &free, own_ports: own_ports(&machine), own_gsi };
     if let Err(e) = dom0::build(sys, parts) {
         report::stop(format_args!("{e}"));
