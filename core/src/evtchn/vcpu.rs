@@ -166,6 +166,14 @@ impl VcpuEvents {
         }
     }
 
+    /// Whether the vCPU still polls: no event has ended the poll. To be asked after the vCPU was marked blocked, too: a
+    /// sender that was slow may end this poll though its event woke the vCPU from the one before, and then no later
+    /// event would wake it.
+    #[must_use]
+    pub fn is_polling(&self) -> bool {
+        self.polling.load(Ordering::SeqCst) != POLLS_NOTHING
+    }
+
     /// The vCPU polls no longer. Returns whether it did: no event ended the poll.
     pub fn end_poll(&self, domain: &Domain) -> bool {
         let polled = self.polling.swap(POLLS_NOTHING, Ordering::SeqCst) != POLLS_NOTHING;

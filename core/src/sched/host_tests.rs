@@ -413,6 +413,25 @@ fn poll_ends_with_an_event_or_a_time() {
 }
 
 #[test]
+fn a_poll_that_a_slow_sender_ended_does_not_sleep() {
+    let (host, guest) = host(1, 1);
+    let mut cpu = Loop::new(&host, 0);
+    cpu.turn();
+    let port = bind_timer(&host, guest, 0);
+    host.caller(guest, 0).write(GuestVirtAddr(0x3800), &port.0).unwrap();
+    look(&host, guest, 0);
+    // A sender whose event was seen by an earlier poll of the port gets on only now, and takes this poll for that one.
+    let (domain, vcpu) = (host.domain(guest).clone(), host.vcpu(guest, 0).clone());
+    let slow_sender = move || {
+        assert!(vcpu.events.end_poll(&domain));
+    };
+    *host.arch(guest, 0).meanwhile.lock() = Some(alloc::boxed::Box::new(slow_sender));
+    let poll = sabi::Poll { ports: 0x3800, nr_ports: 1, _pad: 0, timeout: 0 };
+    assert_eq!(sched(&host, guest, 0, sabi::SCHEDOP_POLL, &poll), SUCCESS, "or no later event would wake it");
+    assert_eq!(cpu.turn(), Some(0));
+}
+
+#[test]
 fn a_watchdog_that_is_not_poked_shuts_the_domain_down() {
     let (host, guest) = host(1, 1);
     let mut cpu = Loop::new(&host, 0);

@@ -104,7 +104,7 @@ fn poll(caller: &Caller<'_>, args: Args) -> OpResult {
     vcpu.events.begin_poll(domain, only);
     vcpu.sched.unit.polling.store(true, Ordering::SeqCst);
     let look = || -> Result<bool, Errno> {
-        if something_pending(caller) {
+        if something_pending(caller) || !vcpu.events.is_polling() {
             return Ok(true);
         }
         for &port in ports.iter() {

@@ -199,6 +199,8 @@ pub struct TestArchVcpu {
     pub upcalls: AtomicU32,
     /// NMIs raised.
     pub nmis: AtomicU32,
+    /// Called once, when the vCPU is next asked whether an interrupt is pending: what another CPU does just then.
+    pub meanwhile: spin::Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl ArchVcpu for TestArchVcpu {
@@ -207,6 +209,13 @@ impl ArchVcpu for TestArchVcpu {
     }
     fn raise_nmi(&self) {
         self.nmis.fetch_add(1, Ordering::SeqCst);
+    }
+    fn interrupt_pending(&self) -> bool {
+        let meanwhile = self.meanwhile.lock().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
+        false
     }
     fn as_any(&self) -> &dyn Any {
         self
