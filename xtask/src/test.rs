@@ -21,6 +21,9 @@ const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "xtask"];
 /// Crates that are built for the bare machine only.
 const BARE_CRATES: &[&str] = &["radon-hal", "radon"];
 
+/// The documentation is for those who work on Radon.
+const PRIVATE: &str = "--document-private-items";
+
 /// Options of `cargo xtask test`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Options {
@@ -89,15 +92,18 @@ pub(crate) fn test(options: &Options) -> Result<bool> {
 fn checks(xen: bool) -> Vec<(String, Check)> {
     let mut checks = Vec::new();
     if !xen {
-        checks.push(("fmt".to_owned(), command(host::cargo(), &["fmt", "--all", "--check"], &[], &[])));
+        checks.push((
+            "fmt".to_owned(),
+            command(host::cargo(), &["fmt", "--all", "--check"], &[], &["--", "--color=never"]),
+        ));
         let deny = ["--", "-D", "warnings"];
         let clippy = command(host::cargo(), &["clippy", "--quiet", "--all-targets"], HOST_CRATES, &deny);
         checks.push(("clippy/host".to_owned(), clippy));
         let clippy = command(build::bare_metal_cargo("clippy"), &["--quiet"], BARE_CRATES, &deny);
         checks.push(("clippy/bare-metal".to_owned(), clippy));
-        let doc = command(host::cargo(), &["doc", "--quiet", "--no-deps"], HOST_CRATES, &[]);
+        let doc = command(host::cargo(), &["doc", "--quiet", "--no-deps", PRIVATE], HOST_CRATES, &[]);
         checks.push(("doc/host".to_owned(), doc));
-        let doc = command(build::bare_metal_cargo("doc"), &["--quiet", "--no-deps"], BARE_CRATES, &[]);
+        let doc = command(build::bare_metal_cargo("doc"), &["--quiet", "--no-deps", PRIVATE], BARE_CRATES, &[]);
         checks.push(("doc/bare-metal".to_owned(), doc));
         checks.extend(HOST_CRATES.iter().map(|name| (format!("host/{name}"), Check::HostTests(name))));
         checks.push(("ring0".to_owned(), Check::Ring0));
