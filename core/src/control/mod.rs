@@ -46,7 +46,7 @@ pub struct Control {
     /// Domains that are dead and in the list still.
     dead: AtomicU32,
     /// Domains that nobody can find any more, whose page tables are being freed.
-    graves: Lock<Vec<Box<Domain>>>,
+    graves: Lock<Vec<Domain>>,
     /// Most frames of grant table that a domain may be given, and of grant mappings.
     grant_frames: AtomicU32,
     maptrack_frames: AtomicU32,
@@ -129,7 +129,7 @@ impl Control {
                 self.dead.fetch_sub(1, Ordering::AcqRel);
                 // Until now somebody might have written there: the clock, an event.
                 hv.frames.release(domain.shared_info, 1);
-                self.graves.lock().push(Box::new(domain));
+                self.graves.lock().push(domain);
             }
         }
         loop {
