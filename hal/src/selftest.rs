@@ -35,7 +35,16 @@ pub fn activate() {
 pub fn run(more: &[Test], filter: Option<&str>) -> ! {
     activate();
     let (mut passed, mut failed) = (0, 0);
-    for test in TESTS.iter().chain(more).filter(|t| filter.is_none_or(|f| t.name.contains(f))) {
+    let wanted = |t: &&Test| filter.is_none_or(|f| t.name.contains(f));
+    let guest_tests: &[Test] = if crate::svm::is_enabled() {
+        svm::TESTS
+    } else {
+        for test in svm::TESTS.iter().filter(wanted) {
+            log::info!("RING0-TEST {} skipped: this processor has no SVM that can be used", test.name);
+        }
+        &[]
+    };
+    for test in TESTS.iter().chain(guest_tests).chain(more).filter(wanted) {
         match (test.run)() {
             Ok(()) => {
                 passed += 1;
@@ -67,5 +76,7 @@ macro_rules! check {
     };
 }
 
+mod guest;
+mod svm;
 mod tests;
 use tests::TESTS;
