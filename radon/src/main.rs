@@ -26,7 +26,7 @@ use radon_core::types::{CpuId, MachineAddr, Mfn, Nanoseconds, NodeId, PAGE_SIZE}
 use radon_hal::boot::{Booted, Handover};
 use radon_hal::host::BareMetal;
 use radon_hal::report::{self, BuildId};
-use radon_hal::{apic, console, cpu, frames, heap, interrupts, ioapic, selftest, svm};
+use radon_hal::{apic, console, cpu, frames, heap, idle, interrupts, ioapic, selftest, svm};
 use radon_x86::boot_info::MemoryKind;
 use radon_x86::hwdom::physical_interrupt;
 use radon_x86::irq::{DEVICE_VECTORS, Router};
@@ -76,6 +76,7 @@ fn main(handover: Handover) -> ! {
     log::info!("{} MiB free, heap {} KiB; starting dom0", sys.hv.frames.free_frames() >> 8, heap::size() >> 10);
     sys.hv.console.end_boot(&sys.hv);
     CPUS_MAY_RUN.call_once(|| ());
+    (1..cpus).for_each(|n| cpu::send_kick(CpuId(n)));
     cpu_loop(sys, CpuId(0))
 }
 
@@ -88,7 +89,9 @@ fn ap_main() -> ! {
     {
         report::stop(format_args!("CPU{}: {e}", cpu::this_cpu().id().0));
     }
-    CPUS_MAY_RUN.wait();
+    while !CPUS_MAY_RUN.is_completed() {
+        idle::halt_until_interrupt(|| CPUS_MAY_RUN.is_completed());
+    }
     let sys = SYSTEM.wait();
     cpu_loop(sys, cpu::this_cpu().id())
 }
