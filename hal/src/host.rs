@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use radon_abi::errno::Errno;
-use radon_core::platform::{ClockParameters, PhysMemory, Platform, PowerAction};
+use radon_core::platform::{ClockParameters, CpuIdentity, PhysMemory, PhysicalDevices, Platform, PowerAction};
 use radon_core::types::{CpuId, MachineAddr, Nanoseconds};
 use radon_x86::cpuid::HostCpuid;
 use radon_x86::machine::{DirectAccess, HostVector, Machine, MsiMessage, PinMode};
@@ -15,7 +15,7 @@ use radon_x86::virt::VirtualCpu;
 
 use crate::cpu::registers::{self, inb, inl, inw, outb, outl, outw};
 use crate::svm::{self, MsrAccess, PermissionMaps, SvmCpu};
-use crate::{apic, console, cpu, idle, interrupts, ioapic, memory, paging, power, time};
+use crate::{apic, console, cpu, idle, interrupts, ioapic, layout, memory, paging, power, time};
 
 /// MSRs of the guest's own that the processor switches with it: read and written without an exit.
 const SWITCHED_MSRS: [u32; 11] = [
@@ -35,10 +35,14 @@ const SWITCHED_MSRS: [u32; 11] = [
 const MSR_PRED_CMD: u32 = 0x49;
 
 /// This machine.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct BareMetal {
     /// Wall-clock time at system time 0, in nanoseconds since 1970-01-01 UTC.
     pub wall_clock_at_boot: u64,
+    /// The hypervisor's command line.
+    pub command_line: &'static str,
+    /// Who is told of the devices that dom0 finds.
+    pub devices: Option<&'static (dyn PhysicalDevices + Sync)>,
 }
 
 impl Platform for BareMetal {
@@ -81,15 +85,69 @@ impl Platform for BareMetal {
         svm::flush_domain(tag);
     }
 
+    fn physical_id(&self, cpu: CpuId) -> Option<u64> {
+        cpu::get(cpu).map(|c| u64::from(c.apic_id()))
+    }
+
+    fn command_line(&self) -> &str {
+        self.command_line
+    }
+
+    fn build_id(&self) -> &[u8] {
+        layout::build_id()
+    }
+
+    fn physical_devices(&self) -> Option<&dyn PhysicalDevices> {
+        self.devices.map(|d| d as &dyn PhysicalDevices)
+    }
+
+    fn cpu_identity(&self, cpu: CpuId) -> Option<CpuIdentity> {
+        cpu::get(cpu)?;
+        // All CPUs are alike: start-up refuses others.
+        let (names, signature) = (registers::cpuid(0, 0), registers::cpuid(1, 0).eax);
+        let mut vendor = [0; 12];
+        for (to, from) in vendor.chunks_exact_mut(4).zip([names.ebx, names.edx, names.ecx]) {
+            to.copy_from_slice(&from.to_le_bytes());
+        }
+        let base = signature >> 8 & 0xf;
+        let extended = base == 0xf;
+        Some(CpuIdentity {
+            vendor,
+            family: if extended { base + (signature >> 20 & 0xff) } else { base },
+            model: signature >> 4 & 0xf | if extended || base == 6 { signature >> 12 & 0xf0 } else { 0 },
+            stepping: signature & 0xf,
+        })
+    }
+
+    fn acpi_sleep(&self, sleep_state: u32, _pm1a: u16, _pm1b: u16) -> Result<(), Errno> {
+        match sleep_state {
+            5 => {
+                log::info!("dom0 has shut down: switching the machine off (ACPI state S5)");
+                power::power_off()
+            }
+            3 => Err(Errno::EOPNOTSUPP),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
     fn console_write(&self, bytes: &[u8]) {
         console::write(bytes);
     }
 
     fn power(&self, action: PowerAction) -> ! {
         match action {
-            PowerAction::PowerOff => power::power_off(),
-            PowerAction::Reboot => power::reset(),
-            PowerAction::Halt => registers::halt_forever(),
+            PowerAction::PowerOff => {
+                log::info!("Switching the machine off");
+                power::power_off()
+            }
+            PowerAction::Reboot => {
+                log::info!("Restarting the machine");
+                power::reset()
+            }
+            PowerAction::Halt => {
+                log::info!("Stopped");
+                registers::halt_forever()
+            }
         }
     }
 }

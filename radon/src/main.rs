@@ -16,21 +16,25 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use radon_abi::errno::Errno;
 use radon_core::console::{Console, Settings};
-use radon_core::domain::DomainList;
+use radon_core::domain::{Domain, DomainList};
 use radon_core::frames::{FrameAllocator, FrameInfo, Order, Placement};
 use radon_core::hypervisor::Hypervisor;
+use radon_core::platform::{PciAddress, PhysicalDevices};
 use radon_core::sched::{PolicyKind, Scheduler};
 use radon_core::time::{Owner, Timers};
-use radon_core::types::{CpuId, MachineAddr, Mfn, Nanoseconds, NodeId, PAGE_SIZE};
+use radon_core::types::{CpuId, DomainId, MachineAddr, Mfn, Nanoseconds, NodeId, PAGE_SIZE};
 use radon_hal::boot::{Booted, Handover};
 use radon_hal::host::BareMetal;
 use radon_hal::report::{self, BuildId};
 use radon_hal::{apic, console, cpu, frames, heap, idle, interrupts, ioapic, selftest, svm};
 use radon_x86::boot_info::MemoryKind;
-use radon_x86::hwdom::physical_interrupt;
+use radon_x86::domain::X86Domain;
+use radon_x86::hwdom::{Pci, physical_interrupt};
 use radon_x86::irq::{DEVICE_VECTORS, Router};
 use radon_x86::machine::HostVector;
+use radon_x86::pci::{Ecam, Sbdf};
 use radon_x86::run::{System, cpu_loop};
 use spin::once::Once;
 
@@ -109,7 +113,11 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
     let end = machine.info.memory_map.iter().filter(|r| r.kind == MemoryKind::Ram);
     let end = end.map(|r| r.end().0).max().unwrap_or(0).div_ceil(PAGE_SIZE);
     let table: &'static [FrameInfo] = frames::frame_table(end);
-    let platform = BareMetal { wall_clock_at_boot: machine.wall_clock_at_boot };
+    let platform = BareMetal {
+        wall_clock_at_boot: machine.wall_clock_at_boot,
+        command_line: alloc::string::String::leak(machine.info.command_line.clone()),
+        devices: Some(&Dom0Devices),
+    };
     let sys = SYSTEM.call_once(|| System {
         hv: Hypervisor {
             platform: Box::new(platform),
@@ -142,6 +150,38 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
         sys.hv.frames.reserve(Mfn(first), (region.end().0 / PAGE_SIZE).saturating_sub(first), NodeId(0));
     }
     (sys, free)
+}
+
+/// The PCI devices that dom0 reports.
+struct Dom0Devices;
+
+impl Dom0Devices {
+    fn with<R>(f: impl FnOnce(&System, &Domain, &Pci) -> Result<R, Errno>) -> Result<R, Errno> {
+        let sys = SYSTEM.get().ok_or(Errno::ENODEV)?;
+        let domain = sys.hv.domains.get(DomainId(0))?;
+        let x86 = X86Domain::of(&domain).ok_or(Errno::ENODEV)?;
+        f(sys, &domain, x86.hardware.as_ref().ok_or(Errno::ENODEV)?.pci())
+    }
+}
+
+impl PhysicalDevices for Dom0Devices {
+    fn add(&self, device: PciAddress, _function: Option<PciAddress>, _node: Option<u32>) -> Result<(), Errno> {
+        Dom0Devices::with(|sys, domain, pci| pci.add(&sys.hv, domain, function(device)))
+    }
+
+    fn remove(&self, device: PciAddress) -> Result<(), Errno> {
+        Dom0Devices::with(|sys, domain, pci| pci.remove(&sys.hv, domain, function(device)))
+    }
+
+    fn config_space(&self, _at: MachineAddr, segment: u16, first: u8, last: u8, _reserved: bool) -> Result<(), Errno> {
+        // Found in the firmware's tables already; dom0 only confirms it.
+        let known = |e: &Ecam| e.segment == segment && e.first_bus <= first && last <= e.last_bus;
+        Dom0Devices::with(|_, _, pci| if pci.ecam().iter().any(known) { Ok(()) } else { Err(Errno::ENODEV) })
+    }
+}
+
+fn function(at: PciAddress) -> Sbdf {
+    Sbdf::new(at.segment, u16::from(at.bus) << 8 | u16::from(at.devfn))
 }
 
 /// Frames for the hypervisor's own heap.

@@ -71,6 +71,12 @@ impl Pci {
         f(&mut self.state.lock(), &backends)
     }
 
+    /// The ranges of memory-mapped configuration space.
+    #[must_use]
+    pub fn ecam(&self) -> &[Ecam] {
+        &self.ecam
+    }
+
     /// Finds all functions. Returns how many there are.
     pub(super) fn scan(&self, hv: &Hypervisor, domain: &Domain) -> usize {
         let by_ports = [Ecam { base: 0, segment: 0, first_bus: 0, last_bus: 255 }];
