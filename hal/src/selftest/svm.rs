@@ -290,16 +290,20 @@ impl Guest {
 }
 
 fn physical_interrupt() -> Result<(), String> {
-    let mut guest = Guest::new(program!(guest_spin))?;
-    // Whether the guest has interrupts on makes no difference.
-    for flag in [0, rflags::IF] {
-        guest.cpu.regs_mut().rflags = rflags::FIXED | flag;
+    // Whether the guest has interrupts on makes no difference. (It turns them off itself: Bochs 3.0 forgets physical
+    // interrupts in a guest that is entered with interrupts off.)
+    for program in [program!(guest_spin), program!(guest_spin_off)] {
+        let mut guest = Guest::new(program)?;
+        guest.cpu.regs_mut().rflags |= rflags::IF;
         guest.cpu.load();
         apic::arm_timer(Some(Nanoseconds(time::now().0 + 2_000_000)));
-        let exit = guest.cpu.run();
+        let mut exit = guest.cpu.run();
+        while exit == Exit::Pause {
+            exit = guest.cpu.run();
+        }
         guest.cpu.save();
-        check!(matches!(exit, Exit::Interrupt | Exit::Pause), "{exit:?}");
-        check!(apic::is_pending(interrupts::TIMER) || exit == Exit::Pause, "left for nothing");
+        check!(exit == Exit::Interrupt, "{exit:?}");
+        check!(apic::is_pending(interrupts::TIMER), "left for nothing");
         interrupts::poll();
         check!(!apic::is_pending(interrupts::TIMER), "the interrupt was not taken afterwards");
     }

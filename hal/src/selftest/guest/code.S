@@ -67,6 +67,10 @@ guest_window:
     cli
     vmmcall
 
+// Turns interrupts off, then spins.
+    .global guest_spin_off
+guest_spin_off:
+    cli
 // Spins.
     .global guest_spin
 guest_spin:
