@@ -80,10 +80,9 @@ pub fn unpack_kernel(machine: &Booted) -> Result<UnpackedKernel, BuildError> {
         )
     })?;
     let bytes = module_bytes(module)?;
-    let in_kernel = |e: &dyn fmt::Display| failed(format!("the first boot module is no usable kernel: {e}"));
-    let size = bytes.with(|b| Image::find(b).map(|i| i.scratch_size())).map_err(|e| in_kernel(&e))?;
+    let size = bytes.with(|b| Image::find(b).map(|i| i.scratch_size())).map_err(failed)?;
     if size == 0 {
-        let kernel = bytes.with(Kernel::parse).map_err(|e| in_kernel(&e))?;
+        let kernel = bytes.with(Kernel::parse).map_err(failed)?;
         let length = module.length as usize;
         return Ok(UnpackedKernel { kernel, length, place: bytes, scratch: None });
     }
@@ -99,7 +98,7 @@ pub fn unpack_kernel(machine: &Booted) -> Result<UnpackedKernel, BuildError> {
             Ok((Kernel::parse(elf)?, elf.len()))
         })
     });
-    let (kernel, length) = unpacked.map_err(|e: radon_x86::dom0::image::ImageError| in_kernel(&e))?;
+    let (kernel, length) = unpacked.map_err(|e: radon_x86::dom0::image::ImageError| failed(e))?;
     let scratch = Some(place.range());
     Ok(UnpackedKernel { kernel, length, place, scratch })
 }

@@ -144,7 +144,10 @@ impl Early {
         let features = cpu::features();
         cpu::set_control_registers(features);
         if !features.nx {
-            log::warn!("The processor has no NX: data is executable. Look for a firmware setting that turns it on");
+            report::stop(format_args!(
+                "the processor has no NX, which Radon and nested page tables need (CPUID 0x80000001 EDX bit 20 is clear); \
+                 enable 'NX mode' or 'No-execute memory protection' in the firmware's setup"
+            ));
         }
         // SAFETY: the page tables of the start are in use; it is used to read only.
         let early = unsafe { DirectMap::early() };
@@ -168,7 +171,10 @@ impl Early {
         interrupts::init();
         let madt = acpi.as_ref().and_then(|a| a.madt.as_ref());
         if !apic::init(madt.map_or(MachineAddr(0), |m| m.local_apic_address), features, options.x2apic) {
-            report::fatal(None, format_args!("the processor has no local APIC that can be used"));
+            report::stop(format_args!(
+                "the processor has no local APIC that can be used; enable it in the firmware's setup, or under QEMU use a \
+                 CPU model that has it"
+            ));
         }
         ioapic::init(madt.map_or(&[], |m| &m.io_apics));
         let mode = if apic::is_x2apic() { "x2APIC" } else { "xAPIC" };

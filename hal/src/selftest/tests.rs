@@ -12,6 +12,7 @@ use radon_core::types::{MachineAddr, Nanoseconds};
 
 use super::Test;
 use crate::cpu::registers::{self, cr0, cr4, msr, probe_read_u64, rdmsr_safe, wrmsr_safe};
+use crate::svm::{Features, Unavailable};
 use crate::{apic, cpu, frames, idle, interrupts, layout, memory, paging, symbols, time};
 
 pub(super) const TESTS: &[Test] = &[
@@ -28,6 +29,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "time::runs_forward_at_the_right_speed", run: time_runs },
     Test { name: "apic::timer_fires_when_due", run: timer },
     Test { name: "apic::kick_wakes_every_cpu", run: kick },
+    Test { name: "svm::what_firmware_disabled_is_said_with_a_remedy", run: svm_disabled },
     Test { name: "symbols::find_this_function", run: symbol },
 ];
 
@@ -215,6 +217,22 @@ fn kick() -> Result<(), String> {
             check!(time::now().saturating_sub(start).0 < 1_000_000_000, "{} does not answer", cpu.id());
         }
         check!(SEEN.load(Ordering::SeqCst) >> (cpu.id().0 & 63) & 1 != 0, "another CPU than {} answered", cpu.id());
+    }
+    Ok(())
+}
+
+fn svm_disabled() -> Result<(), String> {
+    const NESTED_PAGING: u32 = 1;
+    const LOCK: u32 = 1 << 2;
+    const SVMDIS: u64 = 1 << 4;
+    check!(Features::from_registers(16, NESTED_PAGING, 0).is_ok_and(|f| f.asids == 16 && !f.nrip_save));
+    check!(Features::from_registers(16, LOCK, 0) == Err(Unavailable::NoNestedPaging));
+    for locked in [false, true] {
+        let edx = if locked { NESTED_PAGING | LOCK } else { NESTED_PAGING };
+        let Err(error) = Features::from_registers(16, edx, SVMDIS) else { return Err("taken as usable".into()) };
+        check!(error == Unavailable::Disabled { locked });
+        let text = format!("{error}");
+        check!(text.contains("enable 'SVM'") && text.contains("locked") == locked, "{text}");
     }
     Ok(())
 }

@@ -70,7 +70,7 @@ impl fmt::Display for Unavailable {
 }
 
 /// What this processor's SVM can do (CPUID 0x8000000A).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// Number of ASIDs, at least 2.
     pub asids: u32,
@@ -102,15 +102,22 @@ impl Features {
             return Err(Unavailable::NoSvm);
         }
         let leaf = cpuid(0x8000_000a, 0);
-        let bit = |n: u32| leaf.edx & (1 << n) != 0;
-        if rdmsr_safe(MSR_VM_CR).is_ok_and(|v| v & VM_CR_SVMDIS != 0) {
+        // A processor without the MSR cannot have SVM disabled by it.
+        Features::from_registers(leaf.ebx, leaf.edx, rdmsr_safe(MSR_VM_CR).unwrap_or(0))
+    }
+
+    /// What EBX and EDX of CPUID 0x8000000A and the MSR VM_CR say, on a processor that has SVM.
+    pub(crate) fn from_registers(ebx: u32, edx: u32, vm_cr: u64) -> Result<Features, Unavailable> {
+        let bit = |n: u32| edx & (1 << n) != 0;
+        if vm_cr & VM_CR_SVMDIS != 0 {
+            // EDX bit 2: there is a lock that only a key of the firmware's opens.
             return Err(Unavailable::Disabled { locked: bit(2) });
         }
         if !bit(0) {
             return Err(Unavailable::NoNestedPaging);
         }
         Ok(Features {
-            asids: leaf.ebx.max(2),
+            asids: ebx.max(2),
             nrip_save: bit(3),
             clean_bits: bit(5),
             flush_by_asid: bit(6),
