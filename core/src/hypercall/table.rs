@@ -5,8 +5,8 @@ use radon_abi::errno::Errno;
 use radon_abi::hypercall as number;
 
 use super::{Args, Caller, OpResult, Outcome};
-use crate::sched::{ops as sched, vcpu_op};
 use crate::control::{domctl, sysctl};
+use crate::sched::{ops as sched, vcpu_op};
 use crate::{console, evtchn, grant, memory, ops};
 
 /// How much of an operation is done.

@@ -6,150 +6,150 @@ use core::mem::offset_of;
 /// A segment register as the VMCB stores it.
 #[derive(Clone, Copy, Debug, Default, zerocopy::FromZeros)]
 #[repr(C)]
-pub struct VmcbSegment {
+pub(crate) struct VmcbSegment {
     /// Selector.
-    pub selector: u16,
+    pub(crate) selector: u16,
     /// Packed attributes.
-    pub attributes: u16,
+    pub(crate) attributes: u16,
     /// Limit.
-    pub limit: u32,
+    pub(crate) limit: u32,
     /// Base.
-    pub base: u64,
+    pub(crate) base: u64,
 }
 
 /// Control and save area. Plain data: all zeros and any other bit pattern are valid values of the type.
 #[derive(Clone, Copy, zerocopy::FromZeros)]
 #[repr(C, align(4096))]
-pub struct Vmcb {
+pub(crate) struct Vmcb {
     /// Intercepted reads (low half) and writes (high half) of control registers.
-    pub intercept_cr: u32,
+    pub(crate) intercept_cr: u32,
     /// Intercepted reads and writes of debug registers.
-    pub intercept_dr: u32,
+    pub(crate) intercept_dr: u32,
     /// Intercepted exceptions, by vector.
-    pub intercept_exceptions: u32,
+    pub(crate) intercept_exceptions: u32,
     /// Intercepts, see [`misc1`].
-    pub intercept_misc1: u32,
+    pub(crate) intercept_misc1: u32,
     /// Intercepts, see [`misc2`].
-    pub intercept_misc2: u32,
+    pub(crate) intercept_misc2: u32,
     /// Further intercepts.
-    pub intercept_misc3: u32,
+    pub(crate) intercept_misc3: u32,
     _reserved_18: [u8; 0x3c - 0x18],
     /// Pause filter threshold, in cycles.
-    pub pause_filter_threshold: u16,
+    pub(crate) pause_filter_threshold: u16,
     /// Number of PAUSEs before an exit.
-    pub pause_filter_count: u16,
+    pub(crate) pause_filter_count: u16,
     /// Machine address of the I/O permission map.
-    pub iopm_base: u64,
+    pub(crate) iopm_base: u64,
     /// Machine address of the MSR permission map.
-    pub msrpm_base: u64,
+    pub(crate) msrpm_base: u64,
     /// Added to the TSC.
-    pub tsc_offset: u64,
+    pub(crate) tsc_offset: u64,
     /// Address space identifier, never 0.
-    pub asid: u32,
+    pub(crate) asid: u32,
     /// What to flush at entry, see [`tlb`].
-    pub tlb_control: u32,
+    pub(crate) tlb_control: u32,
     /// Virtual interrupt control, see [`vintr`].
-    pub vintr: u64,
+    pub(crate) vintr: u64,
     /// Bit 0: interrupt shadow.
-    pub interrupt_shadow: u64,
+    pub(crate) interrupt_shadow: u64,
     /// Why the guest left.
-    pub exit_code: u64,
+    pub(crate) exit_code: u64,
     /// Detail.
-    pub exit_info1: u64,
+    pub(crate) exit_info1: u64,
     /// Detail.
-    pub exit_info2: u64,
+    pub(crate) exit_info2: u64,
     /// The event whose delivery was interrupted, in the form of [`Vmcb::event_injection`].
-    pub exit_int_info: u64,
+    pub(crate) exit_int_info: u64,
     /// Bit 0: nested paging.
-    pub nested_control: u64,
+    pub(crate) nested_control: u64,
     _avic_apic_bar: u64,
     _ghcb: u64,
     /// Event to deliver at entry.
-    pub event_injection: u64,
+    pub(crate) event_injection: u64,
     /// Machine address of the nested page table's root.
-    pub nested_cr3: u64,
+    pub(crate) nested_cr3: u64,
     /// LBR virtualisation.
-    pub virt_ext: u64,
+    pub(crate) virt_ext: u64,
     /// State that is unchanged since the last exit on this CPU, see [`clean`].
-    pub clean: u32,
+    pub(crate) clean: u32,
     _reserved_c4: u32,
     /// Next instruction, if the processor says it.
-    pub next_rip: u64,
+    pub(crate) next_rip: u64,
     /// Number of valid bytes in `instruction`.
-    pub fetched: u8,
+    pub(crate) fetched: u8,
     /// Bytes of the faulting instruction, if the processor says them.
-    pub instruction: [u8; 15],
+    pub(crate) instruction: [u8; 15],
     _reserved_e0: [u8; 0x400 - 0xe0],
     /// ES.
-    pub es: VmcbSegment,
+    pub(crate) es: VmcbSegment,
     /// CS.
-    pub cs: VmcbSegment,
+    pub(crate) cs: VmcbSegment,
     /// SS.
-    pub ss: VmcbSegment,
+    pub(crate) ss: VmcbSegment,
     /// DS.
-    pub ds: VmcbSegment,
+    pub(crate) ds: VmcbSegment,
     /// FS.
-    pub fs: VmcbSegment,
+    pub(crate) fs: VmcbSegment,
     /// GS.
-    pub gs: VmcbSegment,
+    pub(crate) gs: VmcbSegment,
     /// GDTR.
-    pub gdtr: VmcbSegment,
+    pub(crate) gdtr: VmcbSegment,
     /// LDTR.
-    pub ldtr: VmcbSegment,
+    pub(crate) ldtr: VmcbSegment,
     /// IDTR.
-    pub idtr: VmcbSegment,
+    pub(crate) idtr: VmcbSegment,
     /// TR.
-    pub tr: VmcbSegment,
+    pub(crate) tr: VmcbSegment,
     _reserved_4a0: [u8; 0x4cb - 0x4a0],
     /// Current privilege level.
-    pub cpl: u8,
+    pub(crate) cpl: u8,
     _reserved_4cc: u32,
     /// EFER with SVME set.
-    pub efer: u64,
+    pub(crate) efer: u64,
     _reserved_4d8: [u8; 0x548 - 0x4d8],
     /// CR4.
-    pub cr4: u64,
+    pub(crate) cr4: u64,
     /// CR3.
-    pub cr3: u64,
+    pub(crate) cr3: u64,
     /// CR0.
-    pub cr0: u64,
+    pub(crate) cr0: u64,
     /// DR7.
-    pub dr7: u64,
+    pub(crate) dr7: u64,
     /// DR6.
-    pub dr6: u64,
+    pub(crate) dr6: u64,
     /// RFLAGS.
-    pub rflags: u64,
+    pub(crate) rflags: u64,
     /// RIP.
-    pub rip: u64,
+    pub(crate) rip: u64,
     _reserved_580: [u8; 0x5d8 - 0x580],
     /// RSP.
-    pub rsp: u64,
+    pub(crate) rsp: u64,
     _cet: [u64; 3],
     /// RAX.
-    pub rax: u64,
+    pub(crate) rax: u64,
     /// STAR.
-    pub star: u64,
+    pub(crate) star: u64,
     /// LSTAR.
-    pub lstar: u64,
+    pub(crate) lstar: u64,
     /// CSTAR.
-    pub cstar: u64,
+    pub(crate) cstar: u64,
     /// SFMASK.
-    pub sfmask: u64,
+    pub(crate) sfmask: u64,
     /// KERNEL_GS_BASE.
-    pub kernel_gs_base: u64,
+    pub(crate) kernel_gs_base: u64,
     /// SYSENTER_CS.
-    pub sysenter_cs: u64,
+    pub(crate) sysenter_cs: u64,
     /// SYSENTER_ESP.
-    pub sysenter_esp: u64,
+    pub(crate) sysenter_esp: u64,
     /// SYSENTER_EIP.
-    pub sysenter_eip: u64,
+    pub(crate) sysenter_eip: u64,
     /// CR2.
-    pub cr2: u64,
+    pub(crate) cr2: u64,
     _reserved_648: [u8; 0x668 - 0x648],
     /// Guest PAT.
-    pub pat: u64,
+    pub(crate) pat: u64,
     /// DEBUGCTL.
-    pub debugctl: u64,
+    pub(crate) debugctl: u64,
     _lbr: [u64; 4],
     _reserved_698: [u8; 0x1000 - 0x698],
 }
@@ -180,146 +180,146 @@ impl Default for Vmcb {
 }
 
 /// First word of miscellaneous intercepts.
-pub mod misc1 {
+pub(crate) mod misc1 {
     #![allow(missing_docs, reason = "named after the instructions they intercept")]
-    pub const INTR: u32 = 1 << 0;
-    pub const NMI: u32 = 1 << 1;
-    pub const SMI: u32 = 1 << 2;
-    pub const INIT: u32 = 1 << 3;
-    pub const VINTR: u32 = 1 << 4;
-    pub const RDTSC: u32 = 1 << 14;
-    pub const RDPMC: u32 = 1 << 15;
-    pub const CPUID: u32 = 1 << 18;
-    pub const IRET: u32 = 1 << 20;
-    pub const INVD: u32 = 1 << 22;
-    pub const PAUSE: u32 = 1 << 23;
-    pub const HLT: u32 = 1 << 24;
-    pub const INVLPGA: u32 = 1 << 26;
-    pub const IOIO: u32 = 1 << 27;
-    pub const MSR: u32 = 1 << 28;
-    pub const SHUTDOWN: u32 = 1 << 31;
+    pub(crate) const INTR: u32 = 1 << 0;
+    pub(crate) const NMI: u32 = 1 << 1;
+    pub(crate) const SMI: u32 = 1 << 2;
+    pub(crate) const INIT: u32 = 1 << 3;
+    pub(crate) const VINTR: u32 = 1 << 4;
+    pub(crate) const RDTSC: u32 = 1 << 14;
+    pub(crate) const RDPMC: u32 = 1 << 15;
+    pub(crate) const CPUID: u32 = 1 << 18;
+    pub(crate) const IRET: u32 = 1 << 20;
+    pub(crate) const INVD: u32 = 1 << 22;
+    pub(crate) const PAUSE: u32 = 1 << 23;
+    pub(crate) const HLT: u32 = 1 << 24;
+    pub(crate) const INVLPGA: u32 = 1 << 26;
+    pub(crate) const IOIO: u32 = 1 << 27;
+    pub(crate) const MSR: u32 = 1 << 28;
+    pub(crate) const SHUTDOWN: u32 = 1 << 31;
 }
 
 /// Second word of miscellaneous intercepts.
-pub mod misc2 {
+pub(crate) mod misc2 {
     #![allow(missing_docs, reason = "named after the instructions they intercept")]
-    pub const VMRUN: u32 = 1 << 0;
-    pub const VMMCALL: u32 = 1 << 1;
-    pub const VMLOAD: u32 = 1 << 2;
-    pub const VMSAVE: u32 = 1 << 3;
-    pub const STGI: u32 = 1 << 4;
-    pub const CLGI: u32 = 1 << 5;
-    pub const SKINIT: u32 = 1 << 6;
-    pub const RDTSCP: u32 = 1 << 7;
-    pub const WBINVD: u32 = 1 << 9;
-    pub const MONITOR: u32 = 1 << 10;
-    pub const MWAIT: u32 = 1 << 11;
-    pub const MWAIT_ARMED: u32 = 1 << 12;
-    pub const XSETBV: u32 = 1 << 13;
-    pub const RDPRU: u32 = 1 << 14;
+    pub(crate) const VMRUN: u32 = 1 << 0;
+    pub(crate) const VMMCALL: u32 = 1 << 1;
+    pub(crate) const VMLOAD: u32 = 1 << 2;
+    pub(crate) const VMSAVE: u32 = 1 << 3;
+    pub(crate) const STGI: u32 = 1 << 4;
+    pub(crate) const CLGI: u32 = 1 << 5;
+    pub(crate) const SKINIT: u32 = 1 << 6;
+    pub(crate) const RDTSCP: u32 = 1 << 7;
+    pub(crate) const WBINVD: u32 = 1 << 9;
+    pub(crate) const MONITOR: u32 = 1 << 10;
+    pub(crate) const MWAIT: u32 = 1 << 11;
+    pub(crate) const MWAIT_ARMED: u32 = 1 << 12;
+    pub(crate) const XSETBV: u32 = 1 << 13;
+    pub(crate) const RDPRU: u32 = 1 << 14;
 }
 
 /// Exit codes.
-pub mod exit {
+pub(crate) mod exit {
     #![allow(missing_docs, reason = "named after the intercepts that cause them")]
-    pub const DR_FIRST: u64 = 0x20;
-    pub const DR_LAST: u64 = 0x3f;
-    pub const EXCEPTION_FIRST: u64 = 0x40;
-    pub const EXCEPTION_LAST: u64 = 0x5f;
-    pub const INTR: u64 = 0x60;
-    pub const NMI: u64 = 0x61;
-    pub const SMI: u64 = 0x62;
-    pub const INIT: u64 = 0x63;
-    pub const VINTR: u64 = 0x64;
-    pub const RDTSC: u64 = 0x6e;
-    pub const RDPMC: u64 = 0x6f;
-    pub const CPUID: u64 = 0x72;
-    pub const IRET: u64 = 0x74;
-    pub const INVD: u64 = 0x76;
-    pub const PAUSE: u64 = 0x77;
-    pub const HLT: u64 = 0x78;
-    pub const INVLPGA: u64 = 0x7a;
-    pub const IOIO: u64 = 0x7b;
-    pub const MSR: u64 = 0x7c;
-    pub const SHUTDOWN: u64 = 0x7f;
-    pub const VMRUN: u64 = 0x80;
-    pub const VMMCALL: u64 = 0x81;
-    pub const VMLOAD: u64 = 0x82;
-    pub const SKINIT: u64 = 0x86;
-    pub const RDTSCP: u64 = 0x87;
-    pub const WBINVD: u64 = 0x89;
-    pub const MONITOR: u64 = 0x8a;
-    pub const MWAIT: u64 = 0x8b;
-    pub const MWAIT_ARMED: u64 = 0x8c;
-    pub const XSETBV: u64 = 0x8d;
-    pub const RDPRU: u64 = 0x8e;
-    pub const NPF: u64 = 0x400;
+    pub(crate) const DR_FIRST: u64 = 0x20;
+    pub(crate) const DR_LAST: u64 = 0x3f;
+    pub(crate) const EXCEPTION_FIRST: u64 = 0x40;
+    pub(crate) const EXCEPTION_LAST: u64 = 0x5f;
+    pub(crate) const INTR: u64 = 0x60;
+    pub(crate) const NMI: u64 = 0x61;
+    pub(crate) const SMI: u64 = 0x62;
+    pub(crate) const INIT: u64 = 0x63;
+    pub(crate) const VINTR: u64 = 0x64;
+    pub(crate) const RDTSC: u64 = 0x6e;
+    pub(crate) const RDPMC: u64 = 0x6f;
+    pub(crate) const CPUID: u64 = 0x72;
+    pub(crate) const IRET: u64 = 0x74;
+    pub(crate) const INVD: u64 = 0x76;
+    pub(crate) const PAUSE: u64 = 0x77;
+    pub(crate) const HLT: u64 = 0x78;
+    pub(crate) const INVLPGA: u64 = 0x7a;
+    pub(crate) const IOIO: u64 = 0x7b;
+    pub(crate) const MSR: u64 = 0x7c;
+    pub(crate) const SHUTDOWN: u64 = 0x7f;
+    pub(crate) const VMRUN: u64 = 0x80;
+    pub(crate) const VMMCALL: u64 = 0x81;
+    pub(crate) const VMLOAD: u64 = 0x82;
+    pub(crate) const SKINIT: u64 = 0x86;
+    pub(crate) const RDTSCP: u64 = 0x87;
+    pub(crate) const WBINVD: u64 = 0x89;
+    pub(crate) const MONITOR: u64 = 0x8a;
+    pub(crate) const MWAIT: u64 = 0x8b;
+    pub(crate) const MWAIT_ARMED: u64 = 0x8c;
+    pub(crate) const XSETBV: u64 = 0x8d;
+    pub(crate) const RDPRU: u64 = 0x8e;
+    pub(crate) const NPF: u64 = 0x400;
 }
 
 /// TLB control.
-pub mod tlb {
+pub(crate) mod tlb {
     /// Flush nothing.
-    pub const NONE: u32 = 0;
+    pub(crate) const NONE: u32 = 0;
     /// Flush the whole TLB.
-    pub const FLUSH_ALL: u32 = 1;
+    pub(crate) const FLUSH_ALL: u32 = 1;
 }
 
 /// Virtual interrupt control.
-pub mod vintr {
+pub(crate) mod vintr {
     /// Task priority of the guest.
-    pub const TPR_MASK: u64 = 0xff;
+    pub(crate) const TPR_MASK: u64 = 0xff;
     /// A virtual interrupt is pending.
-    pub const IRQ: u64 = 1 << 8;
+    pub(crate) const IRQ: u64 = 1 << 8;
     /// Shift of the pending interrupt's priority.
-    pub const PRIORITY_SHIFT: u32 = 16;
+    pub(crate) const PRIORITY_SHIFT: u32 = 16;
     /// The pending interrupt ignores the task priority.
-    pub const IGNORE_TPR: u64 = 1 << 20;
+    pub(crate) const IGNORE_TPR: u64 = 1 << 20;
     /// RFLAGS.IF of the host decides about physical interrupts.
-    pub const MASKING: u64 = 1 << 24;
+    pub(crate) const MASKING: u64 = 1 << 24;
 }
 
 /// Clean bits: state the processor may keep from the last exit.
-pub mod clean {
+pub(crate) mod clean {
     /// Intercept vectors, TSC offset, pause filter.
-    pub const INTERCEPTS: u32 = 1 << 0;
+    pub(crate) const INTERCEPTS: u32 = 1 << 0;
     /// I/O and MSR permission maps.
-    pub const PERMISSION_MAPS: u32 = 1 << 1;
+    pub(crate) const PERMISSION_MAPS: u32 = 1 << 1;
     /// ASID.
-    pub const ASID: u32 = 1 << 2;
+    pub(crate) const ASID: u32 = 1 << 2;
     /// Virtual interrupt state.
-    pub const VINTR: u32 = 1 << 3;
+    pub(crate) const VINTR: u32 = 1 << 3;
     /// Nested paging: root and PAT.
-    pub const NESTED: u32 = 1 << 4;
+    pub(crate) const NESTED: u32 = 1 << 4;
     /// Control registers and EFER.
-    pub const CONTROL: u32 = 1 << 5;
+    pub(crate) const CONTROL: u32 = 1 << 5;
     /// DR6, DR7.
-    pub const DEBUG: u32 = 1 << 6;
+    pub(crate) const DEBUG: u32 = 1 << 6;
     /// GDTR, IDTR.
-    pub const TABLES: u32 = 1 << 7;
+    pub(crate) const TABLES: u32 = 1 << 7;
     /// CS, DS, SS, ES and CPL.
-    pub const SEGMENTS: u32 = 1 << 8;
+    pub(crate) const SEGMENTS: u32 = 1 << 8;
     /// CR2.
-    pub const CR2: u32 = 1 << 9;
+    pub(crate) const CR2: u32 = 1 << 9;
     /// DEBUGCTL and last branch records.
-    pub const LBR: u32 = 1 << 10;
+    pub(crate) const LBR: u32 = 1 << 10;
     /// All that are defined here.
-    pub const ALL: u32 = (1 << 11) - 1;
+    pub(crate) const ALL: u32 = (1 << 11) - 1;
 }
 
 /// Fields of EVENTINJ and EXITINTINFO.
-pub mod event {
+pub(crate) mod event {
     /// Shift of the type.
-    pub const TYPE_SHIFT: u32 = 8;
+    pub(crate) const TYPE_SHIFT: u32 = 8;
     /// External interrupt.
-    pub const TYPE_INTERRUPT: u64 = 0;
+    pub(crate) const TYPE_INTERRUPT: u64 = 0;
     /// NMI.
-    pub const TYPE_NMI: u64 = 2;
+    pub(crate) const TYPE_NMI: u64 = 2;
     /// Exception.
-    pub const TYPE_EXCEPTION: u64 = 3;
+    pub(crate) const TYPE_EXCEPTION: u64 = 3;
     /// Software interrupt.
-    pub const TYPE_SOFTWARE: u64 = 4;
+    pub(crate) const TYPE_SOFTWARE: u64 = 4;
     /// An error code is given.
-    pub const ERROR_CODE: u64 = 1 << 11;
+    pub(crate) const ERROR_CODE: u64 = 1 << 11;
     /// The field is valid.
-    pub const VALID: u64 = 1 << 31;
+    pub(crate) const VALID: u64 = 1 << 31;
 }

@@ -44,9 +44,8 @@ struct State {
     functions: VPci,
 }
 
-/// [`Pci`] for the time of one access, with what the backends need.
+/// dom0's p2m for the time of one access.
 struct Access<'a> {
-    pci: &'a Pci,
     hv: &'a Hypervisor,
     domain: &'a Domain,
 }
@@ -66,7 +65,7 @@ impl Pci {
     }
 
     fn with<R>(&self, hv: &Hypervisor, domain: &Domain, f: impl FnOnce(&mut State, &Backends<'_>) -> R) -> R {
-        let access = Access { pci: self, hv, domain };
+        let access = Access { hv, domain };
         let backends = Backends { pci: self, mmio: self, map: &access, msi: self };
         f(&mut self.state.lock(), &backends)
     }

@@ -283,8 +283,11 @@ impl Cx<'_> {
             return;
         }
         if access.write {
-            let mask =
-                if access.size == 4 { u64::from(u32::MAX) } else { (1 << (access.size.wrapping_mul(8) & 31)) - 1 };
+            let mask = match access.size {
+                1 => 0xff,
+                2 => 0xffff,
+                _ => 0xffff_ffff,
+            };
             self.port_write(access.port, access.size, (value & mask) as u32);
         } else {
             let read = u64::from(self.port_read(access.port, access.size));
