@@ -33,6 +33,9 @@ const HEADERS: &[&str] = &[
     "hvm/params.h",
     "hvm/hvm_vcpu.h",
     "hvm/e820.h",
+    "hvm/save.h",
+    "domctl.h",
+    "sysctl.h",
 ];
 
 /// What is compared: a C expression and the value it has here.
@@ -62,6 +65,9 @@ macro_rules! constants {
         )*
     };
 }
+
+#[path = "layout/control.rs"]
+mod control;
 
 fn xen_h(facts: &mut Facts) {
     structure!(
@@ -484,6 +490,10 @@ fn layouts_and_numbers_are_those_of_the_headers() {
         memory_h,
         grant_table_h,
         errno_h,
+        control::sysctl_h,
+        control::domctl_h,
+        control::save_h,
+        control::guest_context_h,
     ] {
         add(&mut facts);
     }
