@@ -276,7 +276,7 @@ impl Machine for BareMetal {
 /// addresses that are not aligned to their size.
 fn device_pointer(at: MachineAddr, size: u8) -> Option<*mut u8> {
     let size = u64::from(size);
-    if !matches!(size, 1 | 2 | 4 | 8) || at.0 % size != 0 || memory::memory().contains(at, size) {
+    if !matches!(size, 1 | 2 | 4 | 8) || !at.0.is_multiple_of(size) || memory::memory().contains(at, size) {
         return None;
     }
     let direct = memory::direct_map_pointer(at);

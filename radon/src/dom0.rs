@@ -45,7 +45,7 @@ const XEN_VERSION: u32 = 4 << 16 | 17;
 
 /// Why dom0 cannot be built, for a person to read.
 #[derive(Debug)]
-pub struct BuildError(String);
+pub(crate) struct BuildError(String);
 
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -58,7 +58,7 @@ fn failed(what: impl fmt::Display) -> BuildError {
 }
 
 /// The kernel, unpacked and checked, and where its file is.
-pub struct UnpackedKernel {
+pub(crate) struct UnpackedKernel {
     kernel: Kernel,
     /// The ELF file is the first `length` bytes of `place`.
     length: usize,
@@ -72,7 +72,7 @@ pub struct UnpackedKernel {
 ///
 /// # Errors
 /// No module, not a kernel, a damaged one, too little memory: with what to do about it.
-pub fn unpack_kernel(machine: &Booted) -> Result<UnpackedKernel, BuildError> {
+pub(crate) fn unpack_kernel(machine: &Booted) -> Result<UnpackedKernel, BuildError> {
     let module = machine.info.modules.first().ok_or_else(|| {
         failed(
             "the boot loader passed no module; give the dom0 kernel as the first module (GRUB: 'module2 /boot/vmlinuz ...', \
@@ -124,11 +124,11 @@ fn kept_ranges(machine: &Booted, free: &[Range<u64>], lent: &[Range<u64>]) -> Ve
     kept.remove(&(0..1 << 20));
     // Page 0, the BIOS's data area, is mapped but is nobody's RAM.
     let start_page = machine.start_page().map(|p| p.0..p.0 + PAGE_SIZE);
-    kept.iter().chain([0..PAGE_SIZE]).chain(start_page).collect()
+    kept.iter().chain(core::iter::once(0..PAGE_SIZE)).chain(start_page).collect()
 }
 
 /// Everything that building needs besides the hypervisor itself.
-pub struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     /// The machine.
     pub machine: &'a Booted,
     /// The kernel.
@@ -145,7 +145,7 @@ pub struct Parts<'a> {
 ///
 /// # Errors
 /// Whatever is missing or does not fit, with what to do about it.
-pub fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain>, BuildError> {
+pub(crate) fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain>, BuildError> {
     let Parts { machine, kernel, free, own_ports, own_gsi } = parts;
     let memory = sys.hv.platform.memory();
     let vcpus = vcpu_count(machine, sys.hv.platform.cpu_count());
@@ -162,7 +162,7 @@ pub fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain>, Buil
     let request = memory::Request {
         map: &machine.info.memory_map,
         kept: &kept,
-        size: machine.options.dom0_mem.clone(),
+        size: machine.options.dom0_mem,
         kernel: kernel.kernel.load_range(),
         initrd: modules.get(1).cloned(),
         unpacked: kernel.place.range(),
@@ -258,7 +258,7 @@ fn make_domain(
     let root = p2m.root();
 
     let io_apics = io_apics(machine);
-    let ecam = machine.acpi.as_ref().map_or(Vec::new(), |a| a.ecam.iter().map(|e| Ecam::from(e.clone())).collect());
+    let ecam = machine.acpi.as_ref().map_or(Vec::new(), |a| a.ecam.iter().map(|e| Ecam::from(*e)).collect());
     let targets = Targets::new(sys.machine, sys.router.clone(), DOM0, hv.platform.cpu_count());
     let hardware = HardwareDevices::new(targets, &io_apics, ecam, own_ports.clone(), own_gsi);
     let host = radon_hal::host::BareMetal::default();

@@ -12,7 +12,7 @@ use radon_x86::factory::{Parts, X86Factory};
 use radon_x86::run::System;
 
 /// To be called once SVM is on, before dom0 runs.
-pub fn prepare(machine: &Booted, sys: &'static System) {
+pub(crate) fn prepare(machine: &Booted, sys: &'static System) {
     let hv = &sys.hv;
     let ram = machine.info.memory_map.iter().filter(|r| r.kind == MemoryKind::Ram);
     let factory = X86Factory::new(Parts {

@@ -717,7 +717,7 @@ impl VirtualCpu for SvmCpu {
         let raw = self.vmcb.event_injection;
         let vector = raw as u8;
         let error_code = (raw & event::ERROR_CODE != 0).then_some((raw >> 32) as u32);
-        (raw & event::VALID != 0).then(|| match raw >> event::TYPE_SHIFT & 7 {
+        (raw & event::VALID != 0).then_some(match raw >> event::TYPE_SHIFT & 7 {
             event::TYPE_INTERRUPT => Event::Interrupt(vector),
             event::TYPE_NMI => Event::Nmi,
             event::TYPE_SOFTWARE => Event::Software { vector },

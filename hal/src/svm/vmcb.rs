@@ -187,12 +187,10 @@ pub(crate) mod misc1 {
     pub(crate) const SMI: u32 = 1 << 2;
     pub(crate) const INIT: u32 = 1 << 3;
     pub(crate) const VINTR: u32 = 1 << 4;
-    pub(crate) const RDTSC: u32 = 1 << 14;
     pub(crate) const RDPMC: u32 = 1 << 15;
     pub(crate) const CPUID: u32 = 1 << 18;
     pub(crate) const IRET: u32 = 1 << 20;
     pub(crate) const INVD: u32 = 1 << 22;
-    pub(crate) const PAUSE: u32 = 1 << 23;
     pub(crate) const HLT: u32 = 1 << 24;
     pub(crate) const INVLPGA: u32 = 1 << 26;
     pub(crate) const IOIO: u32 = 1 << 27;
@@ -210,7 +208,6 @@ pub(crate) mod misc2 {
     pub(crate) const STGI: u32 = 1 << 4;
     pub(crate) const CLGI: u32 = 1 << 5;
     pub(crate) const SKINIT: u32 = 1 << 6;
-    pub(crate) const RDTSCP: u32 = 1 << 7;
     pub(crate) const WBINVD: u32 = 1 << 9;
     pub(crate) const MONITOR: u32 = 1 << 10;
     pub(crate) const MWAIT: u32 = 1 << 11;
@@ -282,8 +279,6 @@ pub(crate) mod vintr {
 pub(crate) mod clean {
     /// Intercept vectors, TSC offset, pause filter.
     pub(crate) const INTERCEPTS: u32 = 1 << 0;
-    /// I/O and MSR permission maps.
-    pub(crate) const PERMISSION_MAPS: u32 = 1 << 1;
     /// ASID.
     pub(crate) const ASID: u32 = 1 << 2;
     /// Virtual interrupt state.
