@@ -10,7 +10,7 @@ use radon_abi::errno::Errno;
 use radon_core::platform::{CpuPolicyData, PolicyError};
 use spin::once::Once;
 
-use crate::cpuid::{CpuidPolicy, PolicyLeaf};
+use crate::cpuid::{CpuidPolicy, NO_SUBLEAF, PolicyLeaf};
 use crate::msr::index as msr;
 
 /// How often a policy can be replaced. The toolstack does it once, twice when it restores a domain.
@@ -60,14 +60,21 @@ impl Deref for CurrentPolicy {
 /// A policy in the toolstack's form.
 #[must_use]
 pub fn data(policy: &CpuidPolicy) -> CpuPolicyData {
+    // The toolstack changes what it read and gives all of it back in the room that it took: so leaves are told that it
+    // writes and that say nothing here, too.
+    let made_up = [(0xb, 0), (0xb, 1), (SECOND_HYPERVISOR_LEAF, NO_SUBLEAF)];
+    let made_up = made_up.map(|(leaf, subleaf)| PolicyLeaf { leaf, subleaf, registers: [0; 4] });
     CpuPolicyData {
-        leaves: policy.leaves().map(to_abi).collect(),
+        leaves: policy.leaves().chain(made_up).map(to_abi).collect(),
         msrs: vec![
             MsrEntry { idx: msr::PLATFORM_INFO, flags: 0, val: PLATFORM_CPUID_FAULTING },
             MsrEntry { idx: ARCH_CAPABILITIES, flags: 0, val: 0 },
         ],
     }
 }
+
+/// Where a second hypervisor interface would be.
+const SECOND_HYPERVISOR_LEAF: u32 = 0x4000_0100;
 
 /// IA32_ARCH_CAPABILITIES: not offered.
 const ARCH_CAPABILITIES: u32 = 0x10a;
