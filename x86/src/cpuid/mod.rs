@@ -33,8 +33,6 @@ const ZERO: Registers = [0; 4];
 
 /// First hypervisor leaf.
 pub const XEN_FIRST_LEAF: u32 = 0x4000_0000;
-/// First leaf of a second range, where Viridian guests find Xen.
-const XEN_SECOND_LEAF: u32 = XEN_FIRST_LEAF | 0x100;
 const EXTENDED: u32 = 0x8000_0000;
 
 /// Sub-leaf number in a [`PolicyLeaf`] of a leaf that has no sub-leaves.
@@ -495,15 +493,10 @@ impl CpuidPolicy {
             .chain(sub(4, caches))
             .chain([5, 6].into_iter().map(one))
             .chain(sub(7, features))
-            .chain([8, 9, 0xa].into_iter().map(one))
-            // Made up at each query; here it stands for "no levels".
-            .chain(sub(0xb, 1))
-            .chain([0xc].into_iter().map(one))
+            .chain([8, 9, 0xa, 0xc].into_iter().map(one))
             .chain(sub(0xd, states))
             .filter(move |l| l.leaf <= last)
             .chain([PolicyLeaf { leaf: XEN_FIRST_LEAF, subleaf: NO_SUBLEAF, registers: self.xen.signature() }])
-            // The limit of a second range of hypervisor leaves, which the tools read and write back though it is empty.
-            .chain([one(XEN_SECOND_LEAF)])
             .chain((EXTENDED..=extended).take(EXTENDED_LEAVES).map(one))
     }
 
@@ -524,7 +517,7 @@ impl CpuidPolicy {
             0xb if subleaf < 2 => return Ok(()),
             0xb => None,
             0xd => self.state.get_mut(subleaf as usize),
-            XEN_FIRST_LEAF | XEN_SECOND_LEAF => return Ok(()),
+            0x4000_0000 | 0x4000_0100 => return Ok(()),
             _ if leaf & EXTENDED != 0 => self.extended.get_mut((leaf & !EXTENDED) as usize),
             _ => self.basic.get_mut(leaf as usize),
         };
