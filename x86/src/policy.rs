@@ -115,3 +115,56 @@ pub fn changed(
     new.restrict(maximum).map_err(|_| PolicyError { errno: Errno::EINVAL, leaf: Some((0, u32::MAX)), msr: None })?;
     Ok(new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpuid::{HostCpuid, Kind, Registers, XenLeaves};
+
+    struct Host;
+
+    impl HostCpuid for Host {
+        fn cpuid(&self, leaf: u32, _: u32) -> Registers {
+            match leaf {
+                0 => [0xd, 0x6874_7541, 0x444d_4163, 0x6974_6e65],
+                0x8000_0000 => [0x8000_0008, 0, 0, 0],
+                _ => [0; 4],
+            }
+        }
+    }
+
+    fn policy() -> CpuidPolicy {
+        let xen = XenLeaves { version: 0, hvm_flags: 0, domain: 1, machine_address_bits: 40 };
+        CpuidPolicy::new(&Host, Kind::Default, 0, 1, xen)
+    }
+
+    /// libxenctrl writes a policy in the room that reading it took, with these leaves whatever they hold.
+    #[test]
+    fn all_leaves_are_told_that_are_written_back() {
+        let leaves = data(&policy()).leaves;
+        let count = |leaf, subleaf| leaves.iter().filter(|l| (l.leaf, l.subleaf) == (leaf, subleaf)).count();
+        let basic = [0, 1, 2, 3, 5, 6, 8, 9, 0xa, 0xc].map(|l| (l, NO_SUBLEAF));
+        let with_subleaves = [(4, 0), (7, 0), (0xb, 0), (0xd, 0), (0xd, 1)];
+        let xen = [(0x4000_0000, NO_SUBLEAF), (SECOND_HYPERVISOR_LEAF, NO_SUBLEAF)];
+        let extended = (0..=8).map(|n| (0x8000_0000 | n, NO_SUBLEAF));
+        for (leaf, subleaf) in basic.into_iter().chain(with_subleaves).chain(xen).chain(extended) {
+            assert_eq!(count(leaf, subleaf), 1, "{leaf:#x} {subleaf:#x}");
+        }
+    }
+
+    #[test]
+    fn policies_are_replaced_a_few_times() {
+        let current = CurrentPolicy::new(policy());
+        for _ in 0..CHANGES {
+            assert_eq!(current.replace(policy()), Ok(()));
+        }
+        assert_eq!(current.replace(policy()), Err(Errno::EBUSY));
+    }
+
+    #[test]
+    fn what_was_read_can_be_written() {
+        let p = policy();
+        let new = changed(&p, &p, &data(&p)).unwrap();
+        assert_eq!(data(&new), data(&p));
+    }
+}
