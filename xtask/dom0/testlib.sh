@@ -20,13 +20,14 @@ check() {
 # is FOUND EXPECTED
 is() { [ "$1" = "$2" ] || { echo "found '$1', expected '$2'"; false; }; }
 
+uptime_seconds() { cut -d. -f1 /proc/uptime; }
+
 # wait_for SECONDS COMMAND...: until the command succeeds.
 wait_for() {
-    left=$(($1 * 5))
+    deadline=$(($(uptime_seconds) + $1))
     shift
     until "$@"; do
-        left=$((left - 1))
-        [ $left -gt 0 ] || return 1
+        [ "$(uptime_seconds)" -lt "$deadline" ] || return 1
         usleep 200000
     done
 }
