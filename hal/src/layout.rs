@@ -5,10 +5,16 @@
 //! | `0xffff_8000_0000_0000` | 64 TiB | [`DIRECT_MAP`]: RAM (write-back, no-execute); device registers (uncached) on demand |
 //! | `0xffff_ff00_0000_0000` | 512 GiB | [`STACKS`]: stacks, each above an unmapped guard page |
 //! | `0xffff_ffff_8000_0000` | 2 GiB | [`KERNEL_BASE`]: the image |
+//!
+//! The image is linked for a load address of 2 MiB. A boot loader may load it higher by a multiple of 2 MiB; its virtual
+//! addresses stay the same.
 // Unsafe: the linker's symbols are foreign statics.
 #![allow(unsafe_code)]
 
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use radon_core::types::MachineAddr;
 
 /// Start of the map of all RAM.
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
@@ -16,12 +22,30 @@ pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 pub const DIRECT_MAP_SIZE: u64 = 64 << 40;
 /// Start of the region of stacks.
 pub const STACKS: u64 = 0xffff_ff00_0000_0000;
-/// What the image's virtual addresses exceed its load addresses by.
+/// What the image's virtual addresses exceed the load addresses by that it is linked for.
 pub const KERNEL_BASE: u64 = 0xffff_ffff_8000_0000;
 /// Bytes of a CPU's ordinary stack.
 pub const STACK_SIZE: u64 = 64 << 10;
 /// Bytes of each of a CPU's stacks for NMI, double fault and machine check.
 pub const IST_STACK_SIZE: u64 = 16 << 10;
+
+/// How much higher than linked the image is loaded.
+static LOAD_OFFSET: AtomicU64 = AtomicU64::new(0);
+
+/// Notes how much higher than linked the image is loaded. To be called once, first of all.
+pub(crate) fn set_load_offset(offset: u64) {
+    LOAD_OFFSET.store(offset, Ordering::Relaxed);
+}
+
+fn loaded(linked: u64) -> u64 {
+    linked + LOAD_OFFSET.load(Ordering::Relaxed)
+}
+
+/// The machine address of something in the image.
+#[must_use]
+pub fn machine_address(virt: u64) -> MachineAddr {
+    MachineAddr(loaded(virt - KERNEL_BASE))
+}
 
 unsafe extern "C" {
     static __image_phys_start: u8;
@@ -40,6 +64,9 @@ unsafe extern "C" {
     static __boot_stack_bottom: u8;
     static __boot_stack_top: u8;
     static boot_pml4: u8;
+    static boot_efi_map: u8;
+    static boot_efi_map_size: u8;
+    static boot_efi_descriptor_size: u8;
 }
 
 macro_rules! range_of {
@@ -52,8 +79,12 @@ macro_rules! range_of {
     };
 }
 
-range_of!(/// Machine addresses of the whole image as loaded, .bss and stacks included.
-    image_phys, __image_phys_start, __image_phys_end);
+/// Machine addresses of the whole image as loaded, .bss and stacks included.
+#[must_use]
+pub fn image_phys() -> Range<u64> {
+    loaded((&raw const __image_phys_start) as u64)..loaded((&raw const __image_phys_end) as u64)
+}
+
 range_of!(/// Code.
     text, __text_start, __text_end);
 range_of!(/// Constants.
@@ -76,7 +107,15 @@ pub fn boot_stack_guard() -> u64 {
 /// Machine address of the page tables of the start (identity and high mappings of the first 4 GiB).
 #[must_use]
 pub fn boot_page_tables() -> u64 {
-    (&raw const boot_pml4) as u64
+    loaded((&raw const boot_pml4) as u64)
+}
+
+/// The EFI memory map that the start-up code took when it ended boot services, as machine addresses: of the map, of its
+/// size in bytes and of the size of its entries (both 64-bit numbers; 0 if it did not end boot services).
+#[must_use]
+pub(crate) fn efi_memory_map() -> [MachineAddr; 3] {
+    let places = [&raw const boot_efi_map, &raw const boot_efi_map_size, &raw const boot_efi_descriptor_size];
+    places.map(|p| MachineAddr(loaded(p as u64)))
 }
 
 /// The image's build id: SHA-1 of its contents, made by the linker. Empty if there is none.

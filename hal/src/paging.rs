@@ -21,7 +21,7 @@ use spin::mutex::TicketMutex;
 use crate::cpu::Features;
 use crate::cpu::registers::write_cr3;
 use crate::frames;
-use crate::layout::{self, DIRECT_MAP, DIRECT_MAP_SIZE, KERNEL_BASE, STACKS};
+use crate::layout::{self, DIRECT_MAP, DIRECT_MAP_SIZE, STACKS};
 use crate::memory::direct_map_pointer;
 
 const PRESENT: u64 = 1 << 0;
@@ -136,7 +136,7 @@ impl Tables {
 /// Machine address of the root table, which CR3 takes.
 #[must_use]
 pub fn root() -> MachineAddr {
-    MachineAddr(ROOT.0.get() as u64 - KERNEL_BASE)
+    layout::machine_address(ROOT.0.get() as u64)
 }
 
 /// Builds the page tables and loads them. `memory` are the ranges of machine addresses, on page boundaries, that the
@@ -153,12 +153,12 @@ pub(crate) unsafe fn init(memory: &[Range<u64>], features: Features) -> Result<(
         let (text, rodata, data, symbols) = (layout::text(), layout::rodata(), layout::data(), layout::symbols());
         for (section, flags) in [(text, 0), (rodata.clone(), NO_EXECUTE), (symbols, NO_EXECUTE)] {
             let start = section.start;
-            tables.map(start, start - KERNEL_BASE, section.end - start, flags)?;
+            tables.map(start, layout::machine_address(start).0, section.end - start, flags)?;
         }
         let guard = layout::boot_stack_guard();
         for part in [data.start..guard, guard + PAGE_SIZE..data.end] {
             let start = part.start;
-            tables.map(start, start - KERNEL_BASE, part.end - start, WRITABLE | NO_EXECUTE)?;
+            tables.map(start, layout::machine_address(start).0, part.end - start, WRITABLE | NO_EXECUTE)?;
         }
         for range in without_constants(memory) {
             let end = range.end.min(DIRECT_MAP_SIZE);
@@ -175,7 +175,7 @@ pub(crate) unsafe fn init(memory: &[Range<u64>], features: Features) -> Result<(
 
 /// Ranges without the image's code and constants.
 pub(crate) fn without_constants(memory: &[Range<u64>]) -> Vec<Range<u64>> {
-    let hole = layout::text().start - KERNEL_BASE..layout::rodata().end - KERNEL_BASE;
+    let hole = layout::machine_address(layout::text().start).0..layout::machine_address(layout::rodata().end).0;
     let parts = memory.iter().flat_map(|r| [r.start..r.end.min(hole.start), r.start.max(hole.end)..r.end]);
     parts.filter(|r| r.start < r.end).collect()
 }

@@ -13,7 +13,7 @@ use radon_core::options::{self, Options, Timestamps};
 use radon_core::platform::PhysMemory;
 use radon_core::types::{MachineAddr, PAGE_SIZE};
 use radon_x86::acpi::Acpi;
-use radon_x86::boot_info::{self, BootInfo, MemoryKind};
+use radon_x86::boot_info::{self, BootInfo, BootInfoError, MemoryKind};
 
 use crate::cpu::{self, Features, PerCpu};
 use crate::layout::{self, DIRECT_MAP_SIZE};
@@ -54,7 +54,8 @@ pub struct Handover {
 
 /// Where the assembly of the entry leads, on the boot CPU's stack, at high addresses.
 #[unsafe(no_mangle)]
-extern "C" fn radon_boot_entry(magic: u32, info: u64) -> ! {
+extern "C" fn radon_boot_entry(magic: u32, info: u64, load_offset: u64) -> ! {
+    layout::set_load_offset(load_offset);
     traps::init();
     heap::init();
     let cpu = cpu::init_boot_cpu();
@@ -106,10 +107,8 @@ impl Handover {
         // SAFETY: the page tables of the start are in use; it is used to read only.
         let early = unsafe { DirectMap::early() };
         let read = |at: MachineAddr, to: &mut [u8]| early.read(at, to);
-        let info = match boot_info::parse(&read, self.magic, self.info) {
-            Ok(info) => info,
-            Err(e) => report::stop(format_args!("{e}")),
-        };
+        let info = boot_info::parse(&read, self.magic, self.info).and_then(|info| add_efi_map(info, &early));
+        let info = info.unwrap_or_else(|e| report::stop(format_args!("{e}")));
         let options = options::parse(&info.command_line);
         console::init(&console_settings(&options));
         report::set_no_reboot(options.noreboot);
@@ -118,6 +117,14 @@ impl Handover {
         }
         Early { info, options, cpu: self.cpu }
     }
+}
+
+/// Takes the EFI memory map that the start-up code was given when it ended boot services.
+fn add_efi_map(info: BootInfo, memory: &DirectMap) -> Result<BootInfo, BootInfoError> {
+    let [map, size, entry] = layout::efi_memory_map();
+    let mut bytes = alloc::vec![0; memory.load_u64(size) as usize];
+    memory.read(map, &mut bytes);
+    info.with_efi_map(&bytes, memory.load_u64(entry) as usize)
 }
 
 fn console_settings(options: &Options) -> console::Settings {
@@ -141,6 +148,7 @@ impl Early {
         for problem in &options.problems {
             log::warn!("Command line: {problem}");
         }
+        show_loading(&info);
         let features = cpu::features();
         cpu::set_control_registers(features);
         if !features.nx {
@@ -190,6 +198,19 @@ impl Early {
         cpu.set_online();
         Booted { info, options, acpi, features, wall_clock_at_boot, reserved, start_page }
     }
+}
+
+fn show_loading(info: &BootInfo) {
+    let image = layout::image_phys();
+    log::debug!("Image at {:#x}-{:#x}", image.start, image.end);
+    let Some(efi) = &info.efi else { return };
+    let ended_by = if efi.image_handle.is_some() { "Radon" } else { "the loader" };
+    let table = efi.system_table.unwrap_or_default();
+    let entries = efi.memory_map.len();
+    log::info!(
+        "EFI: boot services ended by {ended_by}, system table at {:#x}, memory map of {entries} entries",
+        table.0
+    );
 }
 
 fn show_time(features: Features, source: time::Source) {
@@ -293,7 +314,7 @@ impl Booted {
         let low: Vec<_> = ram.into_iter().map(|r| r.start..r.end.min(1 << 20)).filter(|r| r.start < r.end).collect();
         let modules = self.info.modules.iter().map(|m| m.start.0..m.start.0.saturating_add(m.length));
         let start_page = self.start_page.map(|p| p.0..p.0 + PAGE_SIZE);
-        let taken: Vec<_> = modules.chain([0..PAGE_SIZE]).chain(start_page).collect();
+        let taken: Vec<_> = modules.chain(core::iter::once(0..PAGE_SIZE)).chain(start_page).collect();
         frames::whole_frames(&low, &taken)
     }
 

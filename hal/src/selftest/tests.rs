@@ -62,7 +62,7 @@ fn image_permissions() -> Result<(), String> {
     check!(at(layout::rodata().start) == Some((false, nx)));
     check!(at(layout::data().start) == Some((true, nx)));
     check!(at(layout::DIRECT_MAP + 0x1000) == Some((true, nx)));
-    let alias = layout::DIRECT_MAP + (layout::text().start - layout::KERNEL_BASE);
+    let alias = layout::DIRECT_MAP + layout::machine_address(layout::text().start).0;
     check!(at(alias).is_none(), "code has a second mapping");
     Ok(())
 }
@@ -124,7 +124,7 @@ fn memory_access() -> Result<(), String> {
 fn memory_outside() -> Result<(), String> {
     let m = memory::memory();
     let end = m.ranges().iter().map(|r| r.end).max().unwrap_or(0);
-    for at in [end + 0x1000, 1 << 51, u64::MAX - 2, layout::text().start - layout::KERNEL_BASE] {
+    for at in [end + 0x1000, 1 << 51, u64::MAX - 2, layout::machine_address(layout::text().start).0] {
         let mut back = [0u8; 16];
         m.read(MachineAddr(at), &mut back);
         check!(back == [0xff; 16], "{at:#x}");

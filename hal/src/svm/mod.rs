@@ -27,7 +27,7 @@ use spin::once::Once;
 
 use crate::cpu::registers::{self as cr, cpuid, cr4, rdmsr, rdmsr_safe, wrmsr};
 use crate::cpu::{self, MAX_CPUS};
-use crate::layout::{DIRECT_MAP, KERNEL_BASE};
+use crate::layout::{self, DIRECT_MAP, KERNEL_BASE};
 use vmcb::Vmcb;
 
 const MSR_VM_CR: u32 = 0xc001_0114;
@@ -157,7 +157,7 @@ struct Page([u8; 4096]);
 /// Machine address of something on the heap, which is in the direct map but for its first part, in the image.
 fn machine_address<T: ?Sized>(thing: &T) -> u64 {
     let at = core::ptr::from_ref(thing).cast::<u8>() as u64;
-    if at >= KERNEL_BASE { at - KERNEL_BASE } else { at - DIRECT_MAP }
+    if at >= KERNEL_BASE { layout::machine_address(at).0 } else { at - DIRECT_MAP }
 }
 
 /// What all CPUs have alike, found on the boot CPU. Others are held to it in [`enable_on_this_cpu`].

@@ -130,6 +130,25 @@ pub struct BootInfo {
     pub framebuffer: Option<Framebuffer>,
 }
 
+impl BootInfo {
+    /// Adds the EFI memory map that was read when boot services were ended after the loader: `bytes` are entries of
+    /// `entry_size` bytes each. Without a map everything stays as the loader said.
+    ///
+    /// # Errors
+    /// [`BootInfoError::NoMemoryMap`] if there is no map, but boot services ran so that the loader could not give one.
+    pub fn with_efi_map(mut self, bytes: &[u8], entry_size: usize) -> Result<BootInfo, BootInfoError> {
+        let entries = multiboot2::efi_entries(bytes, entry_size);
+        if !entries.is_empty() {
+            self.memory_map = memory_map::normalise(&multiboot2::efi_regions(&entries));
+            let efi = self.efi.get_or_insert_default();
+            efi.memory_map = entries;
+            efi.boot_services_running = false;
+        }
+        let running = self.efi.as_ref().is_some_and(|e| e.boot_services_running);
+        if running || self.memory_map.is_empty() { Err(BootInfoError::NoMemoryMap) } else { Ok(self) }
+    }
+}
+
 /// Why the information is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BootInfoError {

@@ -77,12 +77,7 @@ pub fn parse_block(block: &[u8]) -> Result<BootInfo, BootInfoError> {
         }
     }
     // The firmware's own map is preferred to what the loader made of it, since that may lump kinds together.
-    let from_efi = efi.iter().flat_map(|e| &e.memory_map).map(|d| MemoryRegion {
-        start: d.start,
-        length: d.pages.saturating_mul(4096),
-        kind: MemoryKind::from_efi(d.kind),
-    });
-    let mut regions: Vec<MemoryRegion> = from_efi.collect();
+    let mut regions = efi.as_ref().map_or(Vec::new(), |e| efi_regions(&e.memory_map));
     if regions.is_empty() {
         regions = if memory_map.is_empty() { basic } else { memory_map };
     }
@@ -146,7 +141,22 @@ fn e820(data: &[u8]) -> Vec<MemoryRegion> {
 
 /// {entry size: u32, version: u32}, then entries of {kind: u32, padding, start, virtual, pages, attributes: u64}.
 fn efi_map(data: &[u8]) -> Vec<EfiDescriptor> {
-    entries(data, 40)
+    efi_entries(data.get(8..).unwrap_or_default(), u32_at(data, 0).map_or(0, |s| s as usize))
+}
+
+/// An EFI memory map as memory regions.
+pub(super) fn efi_regions(map: &[EfiDescriptor]) -> Vec<MemoryRegion> {
+    let region = |d: &EfiDescriptor| MemoryRegion {
+        start: d.start,
+        length: d.pages.saturating_mul(4096),
+        kind: MemoryKind::from_efi(d.kind),
+    };
+    map.iter().map(region).collect()
+}
+
+/// The entries of an EFI memory map; none if their size is impossible.
+pub(super) fn efi_entries(bytes: &[u8], size: usize) -> Vec<EfiDescriptor> {
+    table(bytes, size, 40)
         .filter_map(|e| {
             Some(EfiDescriptor {
                 kind: u32_at(e, 0)?,
@@ -161,9 +171,12 @@ fn efi_map(data: &[u8]) -> Vec<EfiDescriptor> {
 
 /// The entries of a table that states its entry size; none if that is below `least`.
 fn entries(data: &[u8], least: usize) -> impl Iterator<Item = &[u8]> {
-    let size = u32_at(data, 0).map_or(0, |s| s as usize);
-    let table = if size < least { &[] } else { data.get(8..).unwrap_or_default() };
-    table.chunks_exact(size.max(1)).take(MAX_REGIONS)
+    table(data.get(8..).unwrap_or_default(), u32_at(data, 0).map_or(0, |s| s as usize), least)
+}
+
+fn table(bytes: &[u8], size: usize, least: usize) -> impl Iterator<Item = &[u8]> {
+    let bytes = if size < least { &[] } else { bytes };
+    bytes.chunks_exact(size.max(1)).take(MAX_REGIONS)
 }
 
 /// Copies the root pointer if its length fits.

@@ -167,6 +167,42 @@ fn efi_memory_map_wins_over_the_loaders() {
 }
 
 #[test]
+fn a_map_read_after_the_loader_s_time_takes_its_place() {
+    let mut b = multiboot2_image();
+    b.truncate(b.len() - 8);
+    tag(&mut b, 18, &[]);
+    tag(&mut b, 20, &0x1234u64.to_le_bytes());
+    tag(&mut b, 0, &[]);
+    let info = multiboot2::parse_block(&b).unwrap();
+    let efi = info.efi.clone().unwrap();
+    assert!(efi.boot_services_running);
+    assert_eq!(efi.image_handle, Some(0x1234));
+    assert_eq!(info.clone().with_efi_map(&[], 0), Err(BootInfoError::NoMemoryMap), "the firmware still uses memory");
+    assert_eq!(info.clone().with_efi_map(&[0; 48], 39), Err(BootInfoError::NoMemoryMap));
+
+    // Conventional memory, then boot services' data, which is free now.
+    let mut map = Vec::new();
+    for (kind, start, pages) in [(7u64, 0x10_0000u64, 16u64), (4, 0x20_0000, 2), (5, 0x30_0000, 1)] {
+        [kind, start, 0, pages, 0xf, 0].iter().for_each(|w| map.extend_from_slice(&w.to_le_bytes()));
+    }
+    let info = info.with_efi_map(&map, 48).unwrap();
+    let kinds: Vec<_> = info.memory_map.iter().map(|r| (r.start.0, r.length, r.kind)).collect();
+    assert_eq!(
+        kinds,
+        [
+            (0x10_0000, 0x1_0000, MemoryKind::Ram),
+            (0x20_0000, 0x2000, MemoryKind::Ram),
+            (0x30_0000, 0x1000, MemoryKind::Reserved)
+        ]
+    );
+    let efi = info.efi.unwrap();
+    assert!(!efi.boot_services_running && efi.memory_map.len() == 3);
+    // Without EFI nothing changes.
+    let plain = multiboot2::parse_block(&multiboot2_image()).unwrap();
+    assert_eq!(plain.clone().with_efi_map(&[], 0), Ok(plain));
+}
+
+#[test]
 fn impossible_multiboot2_length_is_refused() {
     let read = memory(0, vec![0xff; 64]);
     assert_eq!(parse(&read, multiboot2::MAGIC, MachineAddr(0)), Err(BootInfoError::BadLength(u32::MAX)));
