@@ -2,7 +2,7 @@
 //!
 //! While the machine starts, frames come from a list of free regions, from the top of memory down (so that low memory
 //! stays whole for dom0, which is mapped one to one). [`hand_over`] gives the rest away; from then on
-//! [`set_source`]'s function is asked.
+//! its source is asked.
 //!
 //! Lock protocol: the list is behind a lock of rank `Frames`; the source is called with it released. The source must
 //! hand out frames that nothing else uses: hal's soundness rests on core's frame accounting here.

@@ -1,5 +1,5 @@
 //! The state of a guest apart from its memory, in the ABI's forms: the records of `XEN_DOMCTL_gethvmcontext` and
-//! `sethvmcontext` ([`save`], [`load`]), and a debugger's view of registers ([`registers`]).
+//! `sethvmcontext` ([`save()`], [`load()`]), and a debugger's view of registers ([`registers`]).
 //!
 //! The domain is paused and its vCPUs are off their CPUs. Their state locks are taken with `try_lock` only: the caller
 //! holds that of its own vCPU.

@@ -73,7 +73,7 @@ pub struct MemmapEntry {
 
 const _: () = assert!(size_of::<StartInfo>() == 56 && size_of::<Module>() == 32 && size_of::<MemmapEntry>() == 24);
 
-/// Bytes that [`write`] may need for a command line of this length.
+/// Bytes that [`write()`] may need for a command line of this length.
 #[must_use]
 pub const fn size(cmdline_len: usize) -> u64 {
     const TABLES: usize = size_of::<StartInfo>() + size_of::<Module>() + MAX_MEMMAP * size_of::<MemmapEntry>();
