@@ -1,6 +1,8 @@
 //! What each exit means. One method per kind; each leaves the guest at the next instruction, or with an exception set
 //! up, or where it was to try again.
 
+use core::sync::atomic::Ordering;
+
 use radon_core::hypercall::{Args, Caller, Outcome, dispatch};
 use radon_core::time::VcpuTimer;
 
@@ -140,7 +142,18 @@ impl Cx<'_> {
         }
         let hv = self.hv();
         let vcpu = self.vcpu;
-        hv.scheduler.block(hv, vcpu, || self.has_wakeup());
+        let may_wake = self.state.cpu.regs().rflags & rflags::IF != 0;
+        if may_wake || self.arch.nmi_pending.load(Ordering::Acquire) {
+            hv.scheduler.block(hv, vcpu, || self.has_wakeup());
+            return;
+        }
+        // No interrupt ends this: the guest is done with this processor (until another starts it anew), and when it is
+        // done with the last one it is off. Kernels without a power switch turn off so.
+        hv.scheduler.take_down(hv, vcpu);
+        hv.scheduler.request(hv, self.cpu);
+        if self.domain.vcpus().iter().all(|v| v.sched.unit.is_down()) {
+            radon_core::sched::shut_down(hv, self.domain, radon_core::sched::ShutdownReason::PowerOff);
+        }
     }
 
     // ---- hypercalls ----
