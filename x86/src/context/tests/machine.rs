@@ -55,8 +55,7 @@ impl Machine for Zen {
         TSC
     }
     fn new_cpu(&self, _: u64, _: MachineAddr, _: &DirectAccess) -> Box<dyn VirtualCpu> {
-        let mut cpu = PlainCpu::default();
-        cpu.area = alloc::vec![0; 832];
+        let mut cpu = PlainCpu { area: alloc::vec![0; 832], ..PlainCpu::default() };
         cpu.reset();
         Box::new(cpu)
     }
