@@ -264,6 +264,43 @@ impl SvmCpu {
         self.flush_seen = generation;
     }
 
+    /// Before an entry: an interrupt that is to be delivered is handed over as a virtual interrupt, which the processor
+    /// delivers before the guest's first instruction, as it does an injected one. (An injected external interrupt is
+    /// delivered twice by QEMU's translator, the second time whatever RFLAGS.IF is, if QEMU's loop over its virtual
+    /// CPUs is told to stop just then.)
+    ///
+    /// There is one virtual interrupt only. Where it would open a window for the next one, the end of the first one's
+    /// handler ends guest mode instead.
+    fn offer_interrupt(&mut self) -> Option<u64> {
+        let v = &mut self.vmcb;
+        let queued = v.event_injection;
+        if queued & event::VALID == 0 || (queued >> event::TYPE_SHIFT) & 7 != event::TYPE_INTERRUPT {
+            return None;
+        }
+        if v.vintr & vintr::IRQ != 0 {
+            v.intercept_misc1 &= !misc1::VINTR;
+            v.intercept_misc1 |= misc1::IRET;
+            self.dirty |= clean::INTERCEPTS;
+        }
+        v.event_injection = 0;
+        v.vintr &= !vintr::PENDING;
+        v.vintr |= vintr::IRQ | vintr::IGNORE_TPR | ((queued & 0xff) << vintr::VECTOR_SHIFT);
+        self.dirty |= clean::VINTR;
+        Some(queued)
+    }
+
+    /// After an exit: an interrupt that was handed over and not taken is queued again.
+    fn take_back(&mut self, offered: u64) {
+        let v = &mut self.vmcb;
+        // If its delivery was cut short, the processor has taken it and says so in EXITINTINFO, but QEMU's translator has
+        // not, and calls it an exception there.
+        if v.vintr & vintr::IRQ != 0 {
+            v.event_injection = offered;
+        }
+        v.vintr &= !vintr::PENDING;
+        self.dirty |= clean::VINTR;
+    }
+
     /// After an exit: an event whose delivery was cut short is delivered again, unless the instruction that raised it
     /// will be executed again anyway (software interrupts and breakpoints).
     fn requeue_interrupted_event(&mut self) {
@@ -383,6 +420,15 @@ fn read_debug_registers() -> [u64; 4] {
     [d0, d1, d2, d3]
 }
 
+fn xgetbv() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a register, on processors with XSAVE (CR4.OSXSAVE is set there).
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nostack, nomem, preserves_flags));
+    }
+    u64::from(low) | u64::from(high) << 32
+}
+
 fn xsetbv(value: u64) {
     // SAFETY: callers pass masks of components that the processor has (its own mask, or one checked against it), always
     // with x87; the hypervisor uses no extended state itself.
@@ -409,6 +455,7 @@ impl VirtualCpu for SvmCpu {
         #[expect(clippy::expect_used, reason = "a broken invariant of our own; stops the machine with a report")]
         let host = host.expect("this CPU has enabled SVM");
 
+        let offered = self.offer_interrupt();
         let v = &mut *self.vmcb;
         v.rax = self.regs.gpr[gpr::RAX];
         v.rsp = self.regs.gpr[gpr::RSP];
@@ -437,10 +484,15 @@ impl VirtualCpu for SvmCpu {
         self.regs.rip = v.rip;
         self.regs.rflags = v.rflags;
         if v.exit_code == u64::MAX || v.exit_code == 0xffff_ffff {
-            // Nothing ran; an injection stays where it was.
-            return Exit::Failed(v.exit_code);
+            // Nothing ran; what was to be delivered still is.
+            let code = v.exit_code;
+            self.vmcb.event_injection = offered.unwrap_or(self.vmcb.event_injection);
+            return Exit::Failed(code);
         }
         self.requeue_interrupted_event();
+        if let Some(offered) = offered {
+            self.take_back(offered);
+        }
         self.decode_exit()
     }
 
@@ -590,7 +642,8 @@ impl VirtualCpu for SvmCpu {
     }
 
     fn xcr0(&self) -> u64 {
-        self.xcr0
+        // Asked, since QEMU does not intercept XSETBV.
+        if self.loaded && common().xcr0 != 0 { xgetbv() } else { self.xcr0 }
     }
 
     fn set_xcr0(&mut self, value: u64) {
@@ -673,7 +726,7 @@ impl VirtualCpu for SvmCpu {
     fn vector(&self, n: usize) -> [u64; 4] {
         self.save_fpu_if_loaded();
         let [low, high] = self.fpu.read_pair(XMM_OFFSET + 16 * (n & 15));
-        if self.xcr0 & XCR0_AVX == 0 || self.fpu.read_pair(XSTATE_BV_OFFSET)[0] & XCR0_AVX == 0 {
+        if self.xcr0() & XCR0_AVX == 0 || self.fpu.read_pair(XSTATE_BV_OFFSET)[0] & XCR0_AVX == 0 {
             return [low, high, 0, 0];
         }
         let [upper_low, upper_high] = self.fpu.read_pair(YMM_UPPER_OFFSET + 16 * (n & 15));
@@ -686,7 +739,7 @@ impl VirtualCpu for SvmCpu {
         self.fpu.write_pair(XMM_OFFSET + 16 * (n & 15), [low, high]);
         let [mut present, compaction] = self.fpu.read_pair(XSTATE_BV_OFFSET);
         present |= 2;
-        if self.xcr0 & XCR0_AVX != 0 {
+        if self.xcr0() & XCR0_AVX != 0 {
             if present & XCR0_AVX == 0 {
                 for other in 0..16 {
                     self.fpu.write_pair(YMM_UPPER_OFFSET + 16 * other, [0, 0]);
@@ -736,6 +789,7 @@ impl VirtualCpu for SvmCpu {
 
     fn save(&mut self) {
         self.save_fpu_if_loaded();
+        self.xcr0 = self.xcr0();
         self.tsc_aux = self.switched_msr(SwitchedMsr::TscAux);
         self.unload_debug_registers();
         self.loaded = false;
@@ -788,13 +842,14 @@ impl SvmCpu {
         let host = common().xcr0;
         let area = self.fpu.area.as_ptr();
         if host != 0 {
+            let guest = self.xcr0();
             xsetbv(host);
             // SAFETY: the area has the size that CPUID gives for all components and is 64-byte aligned.
             unsafe {
                 asm!("xsave64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX,
                     options(nostack, preserves_flags));
             }
-            xsetbv(self.xcr0);
+            xsetbv(guest);
         } else {
             // SAFETY: the area has 512 bytes and is 16-byte aligned.
             unsafe { asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags)) };
@@ -805,13 +860,14 @@ impl SvmCpu {
         let host = common().xcr0;
         let area = self.fpu.area.as_ptr();
         if host != 0 {
+            let guest = self.xcr0();
             xsetbv(host);
             // SAFETY: the area holds an image that XSAVE or `FpuArea::reset` made, so its header is valid.
             unsafe {
                 asm!("xrstor64 [{}]", in(reg) area, in("eax") u32::MAX, in("edx") u32::MAX,
                     options(nostack, preserves_flags));
             }
-            xsetbv(self.xcr0);
+            xsetbv(guest);
         } else {
             // SAFETY: the area holds an image that FXSAVE or `FpuArea::reset` made, so MXCSR is valid.
             unsafe { asm!("fxrstor64 [{}]", in(reg) area, options(nostack, preserves_flags)) };

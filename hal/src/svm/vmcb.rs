@@ -273,6 +273,10 @@ pub(crate) mod vintr {
     pub(crate) const IGNORE_TPR: u64 = 1 << 20;
     /// RFLAGS.IF of the host decides about physical interrupts.
     pub(crate) const MASKING: u64 = 1 << 24;
+    /// Shift of the pending interrupt's vector.
+    pub(crate) const VECTOR_SHIFT: u32 = 32;
+    /// All that describes the pending interrupt.
+    pub(crate) const PENDING: u64 = IRQ | IGNORE_TPR | (0xf << PRIORITY_SHIFT) | (0xff << VECTOR_SHIFT);
 }
 
 /// Clean bits: state the processor may keep from the last exit.
