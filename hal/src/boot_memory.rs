@@ -34,10 +34,9 @@ impl BootBytes {
     /// not so much in one piece.
     #[must_use]
     pub fn scratch(bytes: u64) -> Option<BootBytes> {
-        let frames = bytes.checked_add(PAGE_SIZE - 1)? / PAGE_SIZE;
-        let start = frames::allocate(frames.max(1).checked_next_power_of_two()?)?;
-        // The rest of the power of two stays part of the place, so that releasing gives all of it back.
-        let length = frames.max(1).next_power_of_two() * PAGE_SIZE;
+        let frames = (bytes.checked_add(PAGE_SIZE - 1)? / PAGE_SIZE).max(1);
+        let start = frames::allocate_exactly(frames)?;
+        let length = frames * PAGE_SIZE;
         Some(BootBytes { range: start.0..start.0 + length })
     }
 

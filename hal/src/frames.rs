@@ -111,7 +111,7 @@ pub fn frame_table(count: u64) -> &'static [FrameInfo] {
 }
 
 /// Takes contiguous frames from the top of the highest free region that has them, without rounding the number up.
-fn allocate_exactly(frames: u64) -> Option<MachineAddr> {
+pub(crate) fn allocate_exactly(frames: u64) -> Option<MachineAddr> {
     let size = frames.checked_mul(PAGE_SIZE)?;
     let mut free = FREE.lock();
     let region = free.iter_mut().rev().find(|r| r.end - r.start > size)?;
