@@ -99,7 +99,7 @@ fn emulator() -> Result<(PathBuf, PathBuf)> {
     let package = apt.download_any("bochsbios")?;
     host::run(Command::new("dpkg-deb").arg("-x").arg(package).arg(folder.join("root")))?;
 
-    let source = Apt::for_source(&folder.join("source"), RELEASE)?;
+    let source = apt.for_source(&folder.join("source"), RELEASE)?;
     source.update()?;
     let archive = source.download_source("bochs")?;
     let tree = folder.join("tree");

@@ -183,10 +183,11 @@ impl Apt {
         Ok(Apt { options, downloads })
     }
 
-    /// For source packages of another release, from the place where the system gets its own packages.
-    pub(crate) fn for_source(folder: &Path, release: &str) -> Result<Apt> {
+    /// For source packages of another release, from the place where the system gets its own packages. The lists of the
+    /// latter must be there (`update`): apt tells of no place that it has no list of.
+    pub(crate) fn for_source(&self, folder: &Path, release: &str) -> Result<Apt> {
         let mut apt = Apt::new(folder)?;
-        let targets = host::capture(apt.command("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))?;
+        let targets = host::capture(self.command("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]))?;
         let uri = targets.lines().find(|uri| uri.trim_end_matches('/').ends_with("/debian"));
         let uri = uri.context("apt knows no archive of Debian")?;
         let parts = folder.join("sources");
