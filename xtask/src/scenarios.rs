@@ -64,7 +64,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         refuses("kernel-cut-in-payload", "the file ends too early").kernel(Kernel::Truncated(3 << 20)),
         refuses("dom0-mem-exceeds-ram", "dom0_mem asks for 65536 MiB").append("dom0_mem=64G"),
         refuses("dom0-mem-too-small", "dom0 would get 8 MiB").append("dom0_mem=8M"),
-        refuses("machine-too-small", "the machine needs more memory").memory(96),
+        refuses("machine-below-dom0-mem", "MiB on this machine; give a smaller dom0_mem").memory(96),
+        refuses("machine-too-small", "the machine needs more memory").memory(48),
         refuses("cpu-without-svm", "this processor has no AMD SVM").cpu_flags(",-svm"),
         refuses("cpu-without-npt", "SVM without nested paging").cpu_flags(",-npt"),
     ];
