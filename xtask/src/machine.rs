@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::devices::{Card, Disk};
 use crate::{bochs, host, iso};
 
 /// Options that Radon and Xen get alike; what a user adds comes after, so it wins.
@@ -72,9 +73,10 @@ pub(crate) struct Machine {
     pub append: String,
     /// Added to dom0's command line.
     pub dom0_append: String,
-    pub disks: Vec<PathBuf>,
-    /// A network card with QEMU's user-mode network behind it.
-    pub network: bool,
+    pub disks: Vec<Disk>,
+    pub cards: Vec<Card>,
+    /// A reset starts the machine anew; else it ends QEMU.
+    pub resets: bool,
     /// One virtual CPU whose clock is the number of instructions executed.
     pub icount: bool,
     /// QEMU waits for a debugger on port 1234.
@@ -98,7 +100,8 @@ impl Machine {
             append: String::new(),
             dom0_append: String::new(),
             disks: Vec::new(),
-            network: false,
+            cards: Vec::new(),
+            resets: false,
             icount: false,
             gdb: false,
             debug_exit: false,
@@ -115,8 +118,11 @@ impl Machine {
     fn qemu(&self, payload: &Payload, menu: bool) -> Result<Command> {
         host::ensure_tools(host::QEMU)?;
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-vga", "none"]);
+        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none"]);
         qemu.args(["-machine", "q35", "-m", &format!("{}M", self.memory_mib), "-smp", &self.cpus.to_string()]);
+        if !self.resets {
+            qemu.arg("-no-reboot");
+        }
         qemu.args(self.accelerator(payload.is_xen)?);
         qemu.args(["-serial", if menu { "mon:stdio" } else { "stdio" }]);
         if payload.is_xen {
@@ -150,11 +156,10 @@ impl Machine {
             }
         }
         for (number, disk) in self.disks.iter().enumerate() {
-            qemu.args(["-drive", &format!("if=none,id=disk{number},format=raw,file={}", disk.display())]);
-            qemu.args(["-device", &format!("virtio-blk-pci,drive=disk{number}")]);
+            disk.attach(&mut qemu, number)?;
         }
-        if self.network {
-            qemu.args(["-nic", "user,model=virtio-net-pci"]);
+        for (number, card) in self.cards.iter().enumerate() {
+            card.attach(&mut qemu, number);
         }
         if self.debug_exit {
             qemu.args(["-device", DEBUG_EXIT]);

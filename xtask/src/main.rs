@@ -3,6 +3,7 @@
 mod bochs;
 mod build;
 mod cpio;
+mod devices;
 mod host;
 mod image;
 mod initrd;

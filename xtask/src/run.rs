@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 
 use crate::build::{self, Profile};
+use crate::devices::{Card, Disk};
 use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
 use crate::packages::Debian;
@@ -37,12 +38,12 @@ pub(crate) struct Options {
     /// Added to QEMU's CPU model, such as ",-svm"
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     cpu_flags: String,
-    /// Raw disk image for dom0 (virtio); may be repeated
-    #[arg(long, value_name = "FILE")]
-    disk: Vec<PathBuf>,
-    /// Give dom0 a network card (virtio, QEMU's user network)
-    #[arg(long)]
-    network: bool,
+    /// Raw disk image for dom0, on virtio unless another controller is named; may be repeated
+    #[arg(long, value_name = "[virtio:|ahci:|nvme:]FILE", value_parser = Disk::parse)]
+    disk: Vec<Disk>,
+    /// Give dom0 a network card with QEMU's user network behind it; may be repeated
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "virtio")]
+    network: Vec<Card>,
     /// What is in dom0's initial file system
     #[arg(long, value_enum, default_value = "mini")]
     flavour: Flavour,
@@ -134,7 +135,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     machine.append = options.append.clone();
     machine.dom0_append = dom0_append;
     machine.disks = options.disk.clone();
-    machine.network = options.network;
+    machine.cards = options.network.clone();
     machine.icount = options.icount;
     machine.gdb = options.gdb;
     machine.extra = options.qemu.clone();

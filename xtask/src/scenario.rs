@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::bochs;
+use crate::devices::{self, Card, Controller, Disk};
+use crate::host;
 use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
 use crate::packages::Debian;
@@ -78,7 +80,12 @@ pub(crate) struct Scenario {
     allowed: Vec<&'static str>,
     /// In seconds of QEMU's CPU time.
     limit: u64,
+    /// Controllers of empty disks that are made for it.
+    disks: Vec<Controller>,
 }
+
+/// Size of a disk that is made for a scenario.
+const DISK_MIB: u64 = 64;
 
 /// How a scenario went.
 #[derive(Debug)]
@@ -104,6 +111,7 @@ impl Scenario {
             steps: Vec::new(),
             allowed: Vec::new(),
             limit: 120,
+            disks: Vec::new(),
         }
     }
 
@@ -136,6 +144,23 @@ impl Scenario {
     /// Options for the hypervisor.
     pub(crate) fn append(mut self, options: &str) -> Scenario {
         self.machine.append = options.to_owned();
+        self
+    }
+
+    /// Disks with an empty ext4 file system, one on each of these controllers.
+    pub(crate) fn disks(mut self, controllers: &[Controller]) -> Scenario {
+        self.disks = controllers.to_vec();
+        self
+    }
+
+    pub(crate) fn cards(mut self, cards: &[Card]) -> Scenario {
+        self.machine.cards = cards.to_vec();
+        self
+    }
+
+    /// The machine starts again after a reset, with the same script in dom0, instead of ending QEMU.
+    pub(crate) fn resets(mut self) -> Scenario {
+        self.machine.resets = true;
         self
     }
 
@@ -226,6 +251,13 @@ impl Scenario {
             module = Some(file);
             machine.dom0_append = format!("radon.script={path}");
         }
+        let mut made = Vec::new();
+        for (number, controller) in self.disks.iter().enumerate() {
+            let file = host::output().join(format!("{}.disk{number}", self.name));
+            devices::empty_disk(&file, DISK_MIB)?;
+            machine.disks.push(Disk::new(*controller, &file));
+            made.push(file);
+        }
         let payload = Payload { hypervisor: hypervisor.to_path_buf(), is_xen, kernel, initrd: module };
         let mut emulator = machine.command(&payload, false)?;
         let log = logs.join(format!("{}.log", self.name));
@@ -257,6 +289,9 @@ impl Scenario {
         } else {
             // What was made for this machine only; a failure can be repeated with the command in the log.
             initrd::remove(self.name);
+            for disk in made {
+                let _ = std::fs::remove_file(disk);
+            }
         }
         Ok(Outcome { failure, log, lines })
     }

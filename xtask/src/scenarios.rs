@@ -1,5 +1,6 @@
 //! The table of system tests.
 
+use crate::devices::{Card, Controller};
 use crate::initrd::Flavour;
 use crate::machine::{Loader, Threads};
 use crate::scenario::{Kernel, Scenario};
@@ -34,6 +35,7 @@ pub(crate) fn all() -> Vec<Scenario> {
             .limit(300)
             .script(include_str!("../scripts/dom0-load.sh"), &["processes", "pipes", "memory", "arithmetic"]),
     ];
+    let devices = [devices("devices"), devices("devices-2-cpus").cpus(2, Threads::Multi)];
     let ends = [
         Scenario::new("dom0-reboot").last_script("reboot -f; sleep 60").expect(&["reboot: Restarting system"]),
         Scenario::new("dom0-crash")
@@ -69,12 +71,29 @@ pub(crate) fn all() -> Vec<Scenario> {
         refuses("cpu-without-svm", "this processor has no AMD SVM").cpu_flags(",-svm"),
         refuses("cpu-without-npt", "SVM without nested paging").cpu_flags(",-npt"),
     ];
-    boots.into_iter().chain(ends).chain(toolstack).chain(refusals).collect()
+    boots.into_iter().chain(devices).chain(ends).chain(toolstack).chain(refusals).collect()
 }
 
 /// A machine whose dom0 reaches user space, runs a script and powers off.
 fn dom0(name: &'static str) -> Scenario {
     Scenario::new(name).script("true\n", &[]).expect(&["reboot: Power down"])
+}
+
+/// A machine with disks on all controllers and both network cards, which is reset and finds its files again.
+fn devices(name: &'static str) -> Scenario {
+    Scenario::new(name)
+        .disks(&[Controller::Virtio, Controller::Ahci, Controller::Nvme])
+        .cards(&[Card::Virtio, Card::E1000e])
+        .resets()
+        .limit(300)
+        .last_script(include_str!("../scripts/devices.sh"))
+        .expect(&["RADON-TEST: files written ok", "RADON-TEST: virtio-net ok", "RADON-TEST: e1000e ok"])
+        .expect(&["reboot: Restarting system"])
+        .script(
+            include_str!("../scripts/devices.sh"),
+            &["files read after reset", "MSI-X of nvme", "MSI-X of virtio", "MSI-X of e1000e", "MSI of ahci"],
+        )
+        .expect(&["reboot: Power down"])
 }
 
 /// A machine on which Radon says why it cannot start dom0 and resets the machine, instead of hanging or crashing.
