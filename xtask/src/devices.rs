@@ -100,12 +100,11 @@ pub(crate) fn empty_disk(file: &Path, mib: u64) -> Result<()> {
     host::ensure_tools(FILE_SYSTEM)?;
     let image = std::fs::File::create(file).with_context(|| format!("cannot create {}", file.display()))?;
     image.set_len(mib << 20)?;
-    host::run(mke2fs().args(["-q", "-t", "ext4"]).arg(file))
+    host::run(with_sbin(Command::new("mke2fs")).args(["-q", "-t", "ext4"]).arg(file))
 }
 
-/// mke2fs, which is not in everybody's search path.
-pub(crate) fn mke2fs() -> Command {
-    let mut command = Command::new("mke2fs");
+/// For mke2fs, which is not in everybody's search path.
+pub(crate) fn with_sbin(mut command: Command) -> Command {
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
     command

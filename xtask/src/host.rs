@@ -59,7 +59,8 @@ pub(crate) fn shell_line(command: &Command) -> String {
     words.map(|word| quote(&word.to_string_lossy())).collect::<Vec<_>>().join(" ")
 }
 
-fn quote(word: &str) -> String {
+/// A word as a shell reads it.
+pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=:+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -144,11 +145,14 @@ pub(crate) fn ensure_tools(tools: &[Tool]) -> Result<()> {
     }
 }
 
-fn as_root(program: &str) -> Command {
+/// Whether we are root.
+pub(crate) fn is_root() -> bool {
     // The owner of /proc/self is who we are.
-    let is_root =
-        std::fs::metadata("/proc/self").map(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0).unwrap_or(false);
-    if is_root {
+    std::fs::metadata("/proc/self").map(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0).unwrap_or(false)
+}
+
+fn as_root(program: &str) -> Command {
+    if is_root() {
         return Command::new(program);
     }
     let mut command = Command::new("sudo");

@@ -23,6 +23,8 @@ pub(crate) enum Flavour {
     Mini,
     /// Also xl, both xenstoreds, the console daemon, bash, and a guest's kernel and file system in /boot.
     Tools,
+    /// As mini; it goes on to a Debian system with systemd on a disk, which the machine has to have (see `rootfs`).
+    Debian,
 }
 
 const MODULES: &[&str] = &[
@@ -71,7 +73,7 @@ pub(crate) fn build(debian: &Debian, flavour: Flavour) -> Result<PathBuf> {
     }
     archive.write(&mut bytes)?;
     let name = match flavour {
-        Flavour::Mini => "mini.cpio",
+        Flavour::Mini | Flavour::Debian => "mini.cpio",
         Flavour::Tools => {
             tools(&mut archive, debian, std::mem::take(&mut bytes))?;
             archive.write(&mut bytes)?;

@@ -11,6 +11,7 @@ mod iso;
 mod machine;
 mod modules;
 mod packages;
+mod rootfs;
 mod run;
 mod scenario;
 mod scenarios;

@@ -14,12 +14,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::host;
 
 /// A package and the version that is known to work.
-struct Package {
-    name: &'static str,
+pub(crate) struct Package {
+    pub name: &'static str,
     version: &'static str,
 }
 
-const fn pin(name: &'static str, version: &'static str) -> Package {
+/// A row of a table of packages.
+pub(crate) const fn pin(name: &'static str, version: &'static str) -> Package {
     Package { name, version }
 }
 
@@ -98,7 +99,7 @@ pub(crate) fn fetch() -> Result<Debian> {
     let folder = host::cache().join("debian");
     let stamp = folder.join("complete");
     let root = folder.join("root");
-    let wanted = table_text();
+    let wanted = table_text(PACKAGES) + &table_text(&[KERNEL]);
     // The stamp's first line is the release of the kernel; the rest is the table it was made from.
     if let Ok(text) = fs::read_to_string(&stamp)
         && let Some((release, table)) = text.split_once('\n')
@@ -115,8 +116,7 @@ pub(crate) fn fetch() -> Result<Debian> {
     let apt = Apt::new(&folder)?;
     eprintln!("Fetching {} Debian packages into {} (nothing is installed)", PACKAGES.len() + 1, folder.display());
     apt.update()?;
-    let progress = ProgressBar::new(PACKAGES.len() as u64 + 1)
-        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
+    let progress = progress_bar(PACKAGES.len() + 1)?;
     for package in PACKAGES {
         progress.set_message(package.name);
         let file = apt.download(package.name, Some(package.version), &progress)?;
@@ -144,9 +144,32 @@ pub(crate) fn fetch() -> Result<Debian> {
     Ok(Debian { root, kernel_release: release })
 }
 
-fn table_text() -> String {
-    let lines = PACKAGES.iter().chain([&KERNEL]).map(|package| format!("{} {}\n", package.name, package.version));
-    lines.collect()
+/// A table as text, to see whether it has changed.
+pub(crate) fn table_text(table: &[Package]) -> String {
+    table.iter().map(|package| format!("{} {}\n", package.name, package.version)).collect()
+}
+
+/// Downloads the packages of `table`, as far as they are not there yet, and returns their files, in the same order.
+pub(crate) fn download(table: &[Package]) -> Result<Vec<PathBuf>> {
+    let apt = Apt::new(&host::cache().join("debian"))?;
+    if table.iter().any(|package| apt.file(package.name, package.version).is_none()) {
+        eprintln!("Fetching {} Debian packages into {} (nothing is installed)", table.len(), apt.downloads.display());
+        apt.update()?;
+    }
+    let progress = progress_bar(table.len())?;
+    let mut files = Vec::new();
+    for package in table {
+        progress.set_message(package.name);
+        files.push(apt.download(package.name, Some(package.version), &progress)?);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    Ok(files)
+}
+
+fn progress_bar(length: usize) -> Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?;
+    Ok(ProgressBar::new(length as u64).with_style(style))
 }
 
 fn kernel_release(root: &Path) -> Result<String> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
 use crate::build::{self, Profile};
@@ -15,7 +15,7 @@ use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
 use crate::packages::Debian;
 use crate::serial::{Event, Session};
-use crate::{host, packages};
+use crate::{host, packages, rootfs};
 
 /// A limit for scripts, in seconds of QEMU's CPU time.
 const SCRIPT_LIMIT: u64 = 600;
@@ -108,6 +108,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Some(file) => file.clone(),
         None => initrd::build(&debian, options.flavour)?,
     };
+    let mut disks = options.disk.clone();
+    if options.flavour == Flavour::Debian {
+        ensure!(options.script.is_none(), "scripts run in the flavours mini and tools; in Debian, log in as root");
+        ensure!(!options.bochs, "Debian's root disk is a virtio disk, which Bochs does not have");
+        dom0_append = format!("{} {dom0_append}", rootfs::KERNEL_OPTIONS);
+        disks.insert(0, rootfs::disk(&debian)?);
+        eprintln!("What is written to Debian's root disk is lost when QEMU ends; --disk adds disks that last.");
+    }
     if let Some(script) = &options.script {
         let text = fs::read_to_string(script).with_context(|| format!("cannot read {}", script.display()))?;
         let path;
@@ -134,7 +142,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     machine.cpu_flags = options.cpu_flags.clone();
     machine.append = options.append.clone();
     machine.dom0_append = dom0_append;
-    machine.disks = options.disk.clone();
+    machine.disks = disks;
     machine.cards = options.network.clone();
     machine.icount = options.icount;
     machine.gdb = options.gdb;

@@ -15,6 +15,7 @@ use crate::host;
 use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
 use crate::packages::Debian;
+use crate::rootfs;
 use crate::serial::{Event, Session};
 
 /// Nothing that works prints these, whichever hypervisor and kernel.
@@ -252,6 +253,10 @@ impl Scenario {
             machine.dom0_append = format!("radon.script={path}");
         }
         let mut made = Vec::new();
+        if self.flavour == Flavour::Debian {
+            machine.disks.push(rootfs::disk(debian)?);
+            machine.dom0_append = rootfs::KERNEL_OPTIONS.to_owned();
+        }
         for (number, controller) in self.disks.iter().enumerate() {
             let file = host::output().join(format!("{}.disk{number}", self.name));
             devices::empty_disk(&file, DISK_MIB)?;

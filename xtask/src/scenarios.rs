@@ -36,6 +36,20 @@ pub(crate) fn all() -> Vec<Scenario> {
             .script(include_str!("../scripts/dom0-load.sh"), &["processes", "pipes", "memory", "arithmetic"]),
     ];
     let devices = [devices("devices"), devices("devices-2-cpus").cpus(2, Threads::Multi)];
+    let debian = [Scenario::new("debian")
+        .flavour(Flavour::Debian)
+        .limit(300)
+        .answer("login: ", "root\n")
+        .answer(
+            "# ",
+            "echo state: $(systemctl is-system-running --wait), failed: $(systemctl --failed --plain --no-legend)\n",
+        )
+        .expect(&["state: running, failed:"])
+        .answer("# ", "echo $(systemd-detect-virt) in $(cat /sys/hypervisor/type), / on $(findmnt -no SOURCE /)\n")
+        // CPUID says Xen, which counts for systemd also in a PVH dom0.
+        .expect(&["xen in xen, / on /dev/vda"])
+        .answer("# ", "systemctl poweroff\n")
+        .expect(&["reboot: Power down"])];
     let ends = [
         Scenario::new("dom0-reboot").last_script("reboot -f; sleep 60").expect(&["reboot: Restarting system"]),
         Scenario::new("dom0-crash")
@@ -71,7 +85,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         refuses("cpu-without-svm", "this processor has no AMD SVM").cpu_flags(",-svm"),
         refuses("cpu-without-npt", "SVM without nested paging").cpu_flags(",-npt"),
     ];
-    boots.into_iter().chain(devices).chain(ends).chain(toolstack).chain(refusals).collect()
+    boots.into_iter().chain(devices).chain(debian).chain(ends).chain(toolstack).chain(refusals).collect()
 }
 
 /// A machine whose dom0 reaches user space, runs a script and powers off.
