@@ -10,6 +10,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use radon_abi::errno::Errno;
+use radon_abi::hvm::HVM_PARAM_TRIPLE_FAULT_REASON;
+use radon_abi::sched::SHUTDOWN_REBOOT;
 
 use crate::control::DomainControl;
 use crate::evtchn::EventChannels;
@@ -25,6 +27,15 @@ use crate::vcpu::Vcpu;
 
 /// Number of HVM parameters (`HVM_NR_PARAMS` of Xen 4.17).
 pub const HVM_PARAMS: usize = 39;
+
+/// The parameters of a new domain: a triple fault restarts it, as it does a PC.
+fn first_params() -> [u64; HVM_PARAMS] {
+    let mut params = [0; HVM_PARAMS];
+    if let Some(reason) = params.get_mut(HVM_PARAM_TRIPLE_FAULT_REASON as usize) {
+        *reason = u64::from(SHUTDOWN_REBOOT);
+    }
+    params
+}
 
 /// What a domain may do beyond managing itself. Made by the domain's creator, checked through
 /// [`crate::hypercall::Caller::privileged`].
@@ -98,7 +109,7 @@ impl Domain {
             control: DomainControl::default(),
             memory_map: MemoryMap::default(),
             shared_info: parts.shared_info,
-            hvm_params: Lock::new(Rank::Domain, [0; HVM_PARAMS]),
+            hvm_params: Lock::new(Rank::Domain, first_params()),
             vm_assist: AtomicU64::new(0),
             shutdown: AtomicU32::new(0),
             sched: Arc::default(),

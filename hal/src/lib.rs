@@ -27,6 +27,7 @@ pub mod interrupts;
 pub mod ioapic;
 pub mod layout;
 mod lock_order;
+mod machine_check;
 pub mod memory;
 pub mod paging;
 pub mod pic;

@@ -10,7 +10,7 @@ use radon_x86::acpi::{Acpi, GenericAddress, SleepType};
 use spin::once::Once;
 
 use crate::cpu::registers::{self, halt_forever, inb, inw, outb, outw};
-use crate::{paging, time};
+use crate::{paging, report, time};
 
 /// QEMU's isa-debug-exit device: leaves the emulator with twice the value plus one.
 const DEBUG_EXIT: u16 = 0xf4;
@@ -62,6 +62,7 @@ pub(crate) fn init(acpi: &Acpi) {
 /// Switches the machine off (ACPI state S5). If that fails, stops.
 pub fn power_off() -> ! {
     registers::interrupts_off();
+    report::leave();
     if let Some(r) = REGISTERS.get()
         && let Some(sleep) = r.sleep_type
     {
@@ -80,13 +81,15 @@ pub fn power_off() -> ! {
         }
         time::spin_ms(1000);
     }
-    log::error!("The machine cannot be switched off by ACPI: switch it off by hand.");
+    // A CPU that was stopped may hold the console's lock.
+    report::say_past_locks(format_args!("The machine cannot be switched off by ACPI: switch it off by hand."));
     halt_forever()
 }
 
 /// Restarts the machine: by the firmware's reset register, PCI's, the keyboard controller, a triple fault.
 pub fn reset() -> ! {
     registers::interrupts_off();
+    report::leave();
     if let Some((register, value)) = REGISTERS.get().and_then(|r| r.reset) {
         write_reset_register(register, value);
         time::spin_ms(50);

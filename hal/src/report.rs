@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::cpu::registers::{self, halt_forever, probe_read_u64};
 use crate::traps::Frame;
-use crate::{apic, console, cpu, layout, power, selftest, symbols, time};
+use crate::{apic, console, cpu, layout, power, selftest, svm, symbols, time};
 
 /// Longest backtrace.
 const MAX_FRAMES: usize = 48;
@@ -22,42 +22,6 @@ const NOBODY: u32 = u32::MAX;
 
 static REPORTER: AtomicU32 = AtomicU32::new(NOBODY);
 static NO_REBOOT: AtomicBool = AtomicBool::new(false);
-
-/// Makes a fatal report end with a halt rather than a restart (option `noreboot`).
-pub fn set_no_reboot(stay: bool) {
-    NO_REBOOT.store(stay, Ordering::Relaxed);
-}
-
-/// Whether the machine is being stopped.
-pub(crate) fn stopping() -> bool {
-    REPORTER.load(Ordering::Acquire) != NOBODY
-}
-
-/// Whether this CPU is the one that stops the machine.
-pub(crate) fn is_reporter() -> bool {
-    REPORTER.load(Ordering::Acquire) == this_cpu_number()
-}
-
-/// Stops this CPU because another one stops the machine.
-pub(crate) fn park() -> ! {
-    halt_forever()
-}
-
-/// Makes this CPU the only one that runs. Of several CPUs that try at once one returns; the others stop.
-pub(crate) fn stop_others() {
-    let me = this_cpu_number();
-    if let Err(other) = REPORTER.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire) {
-        if other != me {
-            park();
-        }
-        return;
-    }
-    apic::send_nmi_to_others();
-}
-
-fn this_cpu_number() -> u32 {
-    cpu::try_this_cpu().map_or(0, |c| c.id().0)
-}
 
 /// Writes to the console past its lock.
 struct Raw;
@@ -74,6 +38,67 @@ macro_rules! line {
         // Writing to the raw console cannot fail.
         let _ = writeln!(Raw, "(XEN) {}", format_args!($($arg)*));
     };
+}
+
+/// Makes a fatal report end with a halt rather than a restart (option `noreboot`).
+pub fn set_no_reboot(stay: bool) {
+    NO_REBOOT.store(stay, Ordering::Relaxed);
+}
+
+/// Whether the machine is being stopped.
+pub(crate) fn stopping() -> bool {
+    REPORTER.load(Ordering::Acquire) != NOBODY
+}
+
+/// Whether this CPU is the one that stops the machine.
+pub(crate) fn is_reporter() -> bool {
+    REPORTER.load(Ordering::Acquire) == this_cpu_number()
+}
+
+/// CPUs that have stopped because another one stops the machine.
+static PARKED: AtomicU32 = AtomicU32::new(0);
+/// How long the others may take to stop.
+const PARK_MS: u64 = 20;
+
+/// Stops this CPU because another one stops the machine.
+pub(crate) fn park() -> ! {
+    svm::disable_on_this_cpu();
+    PARKED.fetch_add(1, Ordering::AcqRel);
+    halt_forever()
+}
+
+/// Before the machine is restarted or switched off: stops the other CPUs, and leaves SVM here.
+pub(crate) fn leave() {
+    stop_others();
+    let others = cpu::count().saturating_sub(1);
+    for _ in 0..PARK_MS {
+        if PARKED.load(Ordering::Acquire) >= others {
+            break;
+        }
+        time::spin_ms(1);
+    }
+    svm::disable_on_this_cpu();
+}
+
+/// Writes a line to the console past its lock: from an NMI, which may have met the lock's holder.
+pub(crate) fn say_past_locks(text: fmt::Arguments<'_>) {
+    line!("{}", text);
+}
+
+/// Makes this CPU the only one that runs. Of several CPUs that try at once one returns; the others stop.
+pub(crate) fn stop_others() {
+    let me = this_cpu_number();
+    if let Err(other) = REPORTER.compare_exchange(NOBODY, me, Ordering::AcqRel, Ordering::Acquire) {
+        if other != me {
+            park();
+        }
+        return;
+    }
+    apic::send_nmi_to_others();
+}
+
+fn this_cpu_number() -> u32 {
+    cpu::try_this_cpu().map_or(0, |c| c.id().0)
 }
 
 /// Reports a defect that the hypervisor cannot go on with, and stops the machine.

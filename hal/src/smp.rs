@@ -17,7 +17,7 @@ use crate::cpu::{self, Features, MAX_CPUS, PerCpu};
 use crate::layout::{self, IST_STACK_SIZE, STACK_SIZE};
 use crate::memory::direct_map_pointer;
 use crate::paging::{self, MapError};
-use crate::{apic, report, time, traps};
+use crate::{apic, machine_check, report, time, traps};
 
 global_asm!(include_str!("boot/trampoline.S"), options(att_syntax, raw));
 
@@ -201,6 +201,7 @@ extern "C" fn ap_entry() -> ! {
     cpu.load();
     traps::load();
     cpu::set_control_registers(cpu::features());
+    machine_check::init_cpu();
     apic::init_cpu();
     STEP.store(1, Ordering::SeqCst);
     while STEP.load(Ordering::SeqCst) < 2 {

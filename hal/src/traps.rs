@@ -14,7 +14,7 @@ use core::cell::UnsafeCell;
 use spin::once::Once;
 
 use crate::cpu::registers::{halt_forever, read_cr2};
-use crate::{interrupts, report};
+use crate::{interrupts, machine_check, report};
 
 global_asm!(include_str!("traps.S"), options(att_syntax, raw));
 
@@ -188,7 +188,9 @@ extern "C" fn trap_entry(frame: &mut Frame) {
                 report::park();
             }
             if !NMI_HANDLER.get().is_some_and(|h| h(frame)) {
-                log::warn!("Unexpected NMI at {:#x} (hardware error, or a watchdog nobody claims)", frame.rip);
+                // This CPU may hold the console's lock.
+                let (at, why) = (frame.rip, "hardware error, or a watchdog nobody claims");
+                report::say_past_locks(format_args!("Unexpected NMI at {at:#x} ({why})"));
             }
         }
         INVALID_OPCODE | GENERAL_PROTECTION | PAGE_FAULT if let Some(to) = fixup(frame.rip) => frame.rip = to,
@@ -206,6 +208,7 @@ fn exception(frame: &Frame) -> ! {
     let at = read_cr2();
     let overflow = crate::cpu::is_stack_guard(at);
     match frame.vector {
+        MACHINE_CHECK => report::fatal(Some(frame), format_args!("{name}: {}", machine_check::Banks)),
         DOUBLE_FAULT | PAGE_FAULT if overflow => report::fatal(Some(frame), format_args!("stack overflow")),
         PAGE_FAULT => {
             let access = match frame.error {

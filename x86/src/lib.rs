@@ -37,5 +37,7 @@ pub mod pci;
 pub mod policy;
 pub mod ports;
 pub mod run;
+#[cfg(test)]
+mod testing;
 pub mod vcpu;
 pub mod virt;

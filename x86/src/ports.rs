@@ -38,7 +38,7 @@ impl<'a> Ports<'a> {
     /// Reads a port of 1, 2 or 4 bytes.
     #[must_use]
     pub fn read(&self, hv: &Hypervisor, domain: &Domain, x86: &X86Domain, port: u16, size: u8) -> u32 {
-        if !domain.is_hardware() || is_hidden(x86, port) {
+        if !domain.is_hardware() || is_hidden(x86, port, size) {
             return u32::MAX;
         }
         match &x86.hardware {
@@ -49,7 +49,7 @@ impl<'a> Ports<'a> {
 
     /// Writes a port of 1, 2 or 4 bytes.
     pub fn write(&self, hv: &Hypervisor, domain: &Domain, x86: &X86Domain, port: u16, size: u8, value: u32) {
-        if !domain.is_hardware() || is_hidden(x86, port) {
+        if !domain.is_hardware() || is_hidden(x86, port, size) {
             return;
         }
         match &x86.hardware {
@@ -59,8 +59,13 @@ impl<'a> Ports<'a> {
     }
 }
 
-fn is_hidden(x86: &X86Domain, port: u16) -> bool {
-    let within = |&(first, last): &(u16, u16)| (first..=last).contains(&port);
+/// Whether an access touches a hidden port, or reaches into PCI's from below.
+fn is_hidden(x86: &X86Domain, port: u16, size: u8) -> bool {
+    let end = port.saturating_add(u16::from(size).saturating_sub(1));
+    let within = |&(first, last): &(u16, u16)| port <= last && first <= end;
+    if port < *PCI_CONFIG.start() && end >= *PCI_CONFIG.start() {
+        return true;
+    }
     HIDDEN.iter().any(within) || x86.hardware.as_ref().is_some_and(|h| h.hidden_ports().iter().any(within))
 }
 
@@ -97,6 +102,25 @@ mod tests {
             let within = |&(a, b): &(u16, u16)| (a..=b).contains(&port);
             let trapped = HIDDEN.iter().any(within) || own.iter().any(within) || PCI_CONFIG.contains(&port);
             assert_eq!(direct.iter().filter(|r| within(r)).count(), usize::from(!trapped), "port {port:#x}");
+        }
+    }
+
+    #[test]
+    fn an_access_is_hidden_with_any_of_its_ports() {
+        let machine: &'static crate::testing::Zen = alloc::boxed::Box::leak(alloc::boxed::Box::default());
+        let x86 = X86Domain::new(0, crate::testing::policy(machine, crate::cpuid::Kind::Dom0, 7), None);
+        for (port, size, hidden) in [
+            (0x1f, 1, false),
+            (0x1f, 2, true),
+            (0x1e, 4, true),
+            (0x22, 4, false),
+            (0x4cf, 2, true),
+            (0xcf7, 1, false),
+            (0xcf7, 2, true),
+            (0xcf8, 4, false),
+            (0xffff, 4, false),
+        ] {
+            assert_eq!(is_hidden(&x86, port, size), hidden, "{port:#x} {size}");
         }
     }
 }

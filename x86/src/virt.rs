@@ -233,6 +233,8 @@ pub enum Event {
 }
 
 impl Event {
+    /// Debug.
+    pub const DB: Event = Event::Exception { vector: 1, error_code: None };
     /// Undefined opcode.
     pub const UD: Event = Event::Exception { vector: 6, error_code: None };
     /// General protection with error code 0.
@@ -303,6 +305,8 @@ pub enum Exit {
     DebugRegister,
     /// An exception that is intercepted to bound its recursion (#DB, #AC): to be handed to the guest.
     Exception(Event),
+    /// INT1 (ICEBP), not yet executed: a #DB that follows the instruction.
+    Icebp,
     /// An instruction that does not exist for guests: #UD.
     Undefined,
     /// RDPMC and other instructions that fault with #GP for guests.
@@ -365,6 +369,8 @@ pub trait VirtualCpu: Send {
     fn inject(&mut self, event: Event);
     /// Asks for [`Exit::InterruptWindow`] once the guest can take an interrupt; `priority` is the vector's upper half.
     fn request_interrupt_window(&mut self, priority: u8);
+    /// Asks for an exit once the guest can take an NMI, which it cannot now.
+    fn request_nmi_window(&mut self);
     /// Ends the interrupt shadow of MOV SS or STI (after an instruction was emulated).
     fn clear_interrupt_shadow(&mut self);
     /// Task priority (CR8), 0..=15.

@@ -19,8 +19,8 @@ use crate::cpu::{self, Features, PerCpu};
 use crate::layout::{self, DIRECT_MAP_SIZE};
 use crate::memory::{self, DirectMap, direct_map_pointer};
 use crate::{
-    acpi, apic, console, frames, heap, interrupts, ioapic, lock_order, paging, pic, power, report, rtc, smp, time,
-    traps,
+    acpi, apic, console, frames, heap, interrupts, ioapic, lock_order, machine_check, paging, pic, power, report, rtc,
+    smp, time, traps,
 };
 
 global_asm!(include_str!("entry.S"), options(att_syntax, raw));
@@ -175,6 +175,7 @@ impl Early {
             report::fatal(None, format_args!("no memory for the boot CPU's stacks ({e:?})"));
         }
         traps::use_own_stacks();
+        machine_check::init_cpu();
         pic::disable();
         interrupts::init();
         let madt = acpi.as_ref().and_then(|a| a.madt.as_ref());

@@ -9,7 +9,7 @@ use radon_x86::virt::{Event, Exit, NestedFault, PortAccess, SwitchedMsr, Virtual
 
 use super::Test;
 use super::guest::{ABSENT, CODE, DATA, Guest, IDT, STACK, program};
-use crate::cpu::registers::rdtsc;
+use crate::cpu::registers::{rdmsr_safe, rdtsc};
 use crate::svm::{self, MsrAccess, PermissionMaps};
 use crate::{apic, interrupts, time};
 
@@ -27,10 +27,15 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "svm::address_space_identifiers_wrap_around", run: asids },
     Test { name: "svm::interrupts_wait_for_their_window", run: window },
     Test { name: "svm::nmis_wait_for_the_end_of_the_last", run: nmi },
+    Test { name: "svm::an_nmi_whose_delivery_faults_is_delivered_again", run: nmi_redelivery },
+    Test { name: "svm::an_nmi_comes_right_after_a_pending_exception", run: nmi_window },
     Test { name: "svm::an_event_whose_delivery_faults_is_delivered_again", run: redelivery },
     Test { name: "svm::fpu_and_sse_state_is_switched", run: fpu },
     Test { name: "svm::avx_state_is_switched", run: avx },
     Test { name: "svm::debug_registers_are_switched", run: debug_registers },
+    Test { name: "svm::active_breakpoints_are_loaded_with_a_vcpu", run: breakpoints },
+    Test { name: "svm::an_impossible_xcr0_is_not_loaded", run: bad_xcr0 },
+    Test { name: "svm::svm_can_be_left", run: leave },
     Test { name: "svm::a_physical_interrupt_ends_guest_mode", run: physical_interrupt },
     Test { name: "svm::allowed_ports_and_msrs_do_not_exit", run: direct },
     Test { name: "svm::the_guest_s_clock_has_its_offset", run: clock },
@@ -174,14 +179,117 @@ fn window() -> Result<(), String> {
 fn nmi() -> Result<(), String> {
     let mut guest = Guest::new(program!(guest_spin))?;
     guest.handle(2, program!(guest_handler));
+    guest.cpu.regs_mut().rflags |= rflags::IF;
     check!(guest.cpu.can_take_nmi());
     guest.cpu.inject(Event::Nmi);
     guest.run_to_hypercall()?;
     check!(guest.reg(R14) == 1 && !guest.cpu.can_take_nmi(), "a second one can come in the handler");
+    guest.cpu.request_nmi_window();
     let got = guest.run();
     check!(got == Exit::InterruptWindow, "{got:?} at IRET");
-    check!(guest.cpu.can_take_nmi());
+    check!(!guest.cpu.can_take_nmi(), "one can come before IRET has been executed");
+    guest.cpu.request_nmi_window();
+    let got = guest.run();
+    check!(got == Exit::InterruptWindow, "{got:?} after IRET");
+    check!(guest.cpu.can_take_nmi() && guest.reg(gpr::RSP) == CODE, "it did not come right after IRET");
+    guest.cpu.inject(Event::Nmi);
+    guest.run_to_hypercall()?;
+    check!(guest.reg(R14) == 2 && guest.reg(R13) == CODE - 40, "not on the first one's stack");
     Ok(())
+}
+
+fn nmi_redelivery() -> Result<(), String> {
+    let mut guest = Guest::new(program!(guest_spin))?;
+    guest.handle(2, program!(guest_handler));
+    let entry = guest.exchange(STACK, 0);
+    guest.cpu.inject(Event::Nmi);
+    let got = guest.run();
+    check!(matches!(got, Exit::NestedFault(f) if f.gpa & !0xfff == STACK), "{got:?}");
+    check!(guest.cpu.pending_event() == Some(Event::Nmi), "{:?} is pending", guest.cpu.pending_event());
+    guest.exchange(STACK, entry);
+    guest.run_to_hypercall()?;
+    check!(guest.reg(R14) == 1 && !guest.cpu.can_take_nmi());
+    let got = guest.run();
+    check!(got == Exit::InterruptWindow, "{got:?} at IRET");
+    Ok(())
+}
+
+fn nmi_window() -> Result<(), String> {
+    let mut guest = Guest::new(program!(guest_spin))?;
+    guest.handle(2, program!(guest_handler));
+    guest.handle(6, program!(guest_handler));
+    guest.cpu.inject(Event::UD);
+    check!(!guest.cpu.can_take_nmi());
+    guest.cpu.request_nmi_window();
+    guest.cpu.load();
+    let got = guest.cpu.run();
+    guest.cpu.save();
+    interrupts::poll();
+    check!(got == Exit::Interrupt, "{got:?}");
+    let at = guest.cpu.regs().rip;
+    check!(
+        at == program!(guest_handler) && guest.reg(R14) == 0,
+        "at {at:#x}: not before the handler's first instruction"
+    );
+    check!(guest.cpu.can_take_nmi());
+    guest.cpu.inject(Event::Nmi);
+    guest.run_to_hypercall()?;
+    // Five words below the first five, which ended misaligned.
+    check!(guest.reg(R13) == CODE - 40 - 8 - 40, "the stack is at {:#x}", guest.reg(R13));
+    Ok(())
+}
+
+fn breakpoints() -> Result<(), String> {
+    const DR7_ENABLE_0: u64 = 0x402;
+    let mut guests = [Guest::new(program!(guest_spin))?, Guest::new(program!(guest_spin))?];
+    for (n, guest) in guests.iter_mut().enumerate() {
+        let address = 0x7000_0000 + n as u64;
+        guest.cpu.set_debug_registers(&[address, 0, 0, address + 1, 0xffff_0ff0, DR7_ENABLE_0]);
+    }
+    for _ in 0..2 {
+        for (n, guest) in guests.iter_mut().enumerate() {
+            guest.cpu.load();
+            let (d0, d3): (u64, u64);
+            // SAFETY: reading debug registers has no effect.
+            unsafe {
+                core::arch::asm!("mov {}, dr0", "mov {}, dr3", out(reg) d0, out(reg) d3, options(nomem, nostack))
+            };
+            guest.cpu.save();
+            let address = 0x7000_0000 + n as u64;
+            check!((d0, d3) == (address, address + 1), "guest {n}: the processor has {d0:#x} and {d3:#x}");
+        }
+    }
+    Ok(())
+}
+
+fn bad_xcr0() -> Result<(), String> {
+    if svm::xsave_components() == 0 {
+        log::info!("RING0-TEST svm::xcr0: SKIPPED, the processor has no XSAVE");
+        return Ok(());
+    }
+    let mut guest = Guest::new(program!(guest_fpu))?;
+    // No x87; AVX without SSE; part of AVX-512; what does not exist.
+    for value in [0, 2, 5, 0x27, 0x67, 1 << 60, u64::MAX - 2] {
+        guest.cpu.set_xcr0(value);
+        guest.cpu.load();
+        guest.cpu.set_xcr0(value);
+        let now = guest.cpu.xcr0();
+        guest.cpu.save();
+        check!(now & 1 != 0 && now & !svm::xsave_components() == 0, "{value:#x} became {now:#x}");
+    }
+    guest.run_to_hypercall()
+}
+
+fn leave() -> Result<(), String> {
+    const EFER: u32 = 0xc000_0080;
+    const SVME: u64 = 1 << 12;
+    let enabled = || rdmsr_safe(EFER).unwrap_or(0) & SVME != 0;
+    check!(enabled());
+    svm::disable_on_this_cpu();
+    check!(!enabled(), "EFER.SVME is still set");
+    let again = svm::enable_on_this_cpu();
+    check!(again.is_ok() && enabled(), "{again:?}");
+    Guest::new(program!(guest_registers))?.run_to_hypercall()
 }
 
 fn redelivery() -> Result<(), String> {

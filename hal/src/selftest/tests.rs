@@ -84,13 +84,38 @@ fn stack_guards() -> Result<(), String> {
     Ok(())
 }
 
+/// CR0, CR4, EFER, PAT of each CPU that was asked.
+static CONTROLS: [[AtomicU64; 4]; cpu::MAX_CPUS] = [const { [const { AtomicU64::new(0) }; 4] }; cpu::MAX_CPUS];
+static TOLD: AtomicU32 = AtomicU32::new(0);
+const TELL_VECTOR: u8 = 0xf9;
+
 fn protection() -> Result<(), String> {
+    interrupts::register(TELL_VECTOR, |_| {
+        let msr = |n| rdmsr_safe(n).unwrap_or(0);
+        let values = [registers::read_cr0(), registers::read_cr4(), msr(msr::EFER), msr(msr::PAT)];
+        for (to, value) in CONTROLS[cpu::this_cpu().id().index()].iter().zip(values) {
+            to.store(value, Ordering::SeqCst);
+        }
+        TOLD.fetch_add(1, Ordering::SeqCst);
+        apic::eoi();
+    });
     let features = cpu::features();
-    check!(registers::read_cr0() & cr0::WP != 0);
-    check!(!features.smep || registers::read_cr4() & cr4::SMEP != 0);
-    check!(!features.smap || registers::read_cr4() & cr4::SMAP != 0);
-    check!(!features.umip || registers::read_cr4() & cr4::UMIP != 0);
-    check!(!features.nx || rdmsr_safe(msr::EFER).is_ok_and(|v| v & registers::EFER_NXE != 0));
+    let wanted = [(features.smep, cr4::SMEP), (features.smap, cr4::SMAP), (features.umip, cr4::UMIP), (true, cr4::MCE)];
+    let wanted = wanted.iter().filter(|w| w.0).fold(0, |all, w| all | w.1);
+    for cpu in cpu::online() {
+        let before = TOLD.load(Ordering::SeqCst);
+        apic::send_ipi(cpu.apic_id(), TELL_VECTOR);
+        let start = time::now();
+        while TOLD.load(Ordering::SeqCst) == before {
+            interrupts::poll();
+            check!(time::now().saturating_sub(start).0 < 1_000_000_000, "{} does not answer", cpu.id());
+        }
+        let [cr0, cr4, efer, pat] = CONTROLS[cpu.id().index()].each_ref().map(|v| v.load(Ordering::SeqCst));
+        check!(cr0 & cr0::WP != 0 && cr0 & (cr0::EM | cr0::TS) == 0, "{}: CR0 {cr0:#x}", cpu.id());
+        check!(cr4 & wanted == wanted, "{}: CR4 {cr4:#x} lacks some of {wanted:#x}", cpu.id());
+        check!(!features.nx || efer & registers::EFER_NXE != 0, "{}: EFER {efer:#x}", cpu.id());
+        check!(pat == 0x0007_0406_0007_0406, "{}: PAT {pat:#x}", cpu.id());
+    }
     Ok(())
 }
 

@@ -34,6 +34,10 @@ const MSR_VM_CR: u32 = 0xc001_0114;
 const MSR_VM_HSAVE_PA: u32 = 0xc001_0117;
 const VM_CR_SVMDIS: u64 = 1 << 4;
 const EFER_SVME: u64 = 1 << 12;
+const EFER_AUTOMATIC_IBRS: u64 = 1 << 21;
+const MSR_XSS: u32 = 0xda0;
+/// CPUID 0xD sub-leaf 1 EAX.
+const XSAVES: u32 = 1 << 3;
 
 /// Why SVM cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub enum Unavailable {
     },
     /// No nested paging.
     NoNestedPaging,
+    /// This CPU is not like the boot CPU.
+    Different,
 }
 
 impl fmt::Display for Unavailable {
@@ -61,6 +67,10 @@ impl fmt::Display for Unavailable {
                 "SVM is disabled by the firmware (VM_CR.SVMDIS is set{}); enable 'SVM', 'AMD-V' or 'Virtualization' in \
                  the firmware's setup",
                 if *locked { " and locked" } else { "" }
+            ),
+            Unavailable::Different => f.write_str(
+                "its SVM or XSAVE features are not those of the boot CPU; update the firmware, or leave the CPU out with \
+                 maxcpus=",
             ),
             Unavailable::NoNestedPaging => f.write_str(
                 "this processor has SVM without nested paging (CPUID 0x8000000A EDX bit 0 is clear), which Radon needs",
@@ -90,6 +100,8 @@ pub struct Features {
     pub vgif: bool,
     /// Advanced virtual interrupt controller.
     pub avic: bool,
+    /// The guest has a SPEC_CTRL of its own.
+    pub spec_ctrl: bool,
 }
 
 impl Features {
@@ -126,6 +138,7 @@ impl Features {
             pause_threshold: bit(12),
             avic: bit(13),
             vgif: bit(16),
+            spec_ctrl: bit(20),
         })
     }
 }
@@ -141,6 +154,7 @@ impl fmt::Display for Features {
             (self.pause_filter, "pause filter"),
             (self.vgif, "vGIF"),
             (self.avic, "AVIC (unused)"),
+            (self.spec_ctrl, "virtual SPEC_CTRL"),
         ] {
             if present {
                 write!(f, ", {name}")?;
@@ -161,12 +175,53 @@ fn machine_address<T: ?Sized>(thing: &T) -> u64 {
 }
 
 /// What all CPUs have alike, found on the boot CPU. Others are held to it in [`enable_on_this_cpu`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Common {
     features: Features,
-    /// All XSAVE state components that the processor has; 0 without XSAVE.
+    /// The XSAVE state components that are switched; 0 without XSAVE.
     xcr0: u64,
     has_tsc_aux: bool,
+    /// Branch predictions can be discarded.
+    has_ibpb: bool,
+    /// The last x87 instruction's pointers are saved and restored always, not only with an exception pending.
+    error_pointers: bool,
+    /// Bits of MXCSR that exist.
+    mxcsr_mask: u32,
+}
+
+/// State components that are switched: x87, SSE, AVX, AVX-512 and protection keys. A guest that has protection keys
+/// enabled behind the back of its CPUID policy must not leave its key register to the next.
+const SWITCHED_COMPONENTS: u64 = 0x2e7;
+/// Bits of MXCSR on a processor that does not say (APM volume 1, 4.2.2).
+const MXCSR_MASK_UNSAID: u32 = 0xffbf;
+
+impl Common {
+    fn of_this_cpu(features: Features) -> Common {
+        let has_xsave = cpuid(1, 0).ecx & (1 << 26) != 0;
+        let states = cpuid(0xd, 0);
+        let extended = cpuid(0x8000_0008, 0).ebx;
+        Common {
+            features,
+            xcr0: if has_xsave { u64::from(states.eax) & SWITCHED_COMPONENTS } else { 0 },
+            has_tsc_aux: cpuid(0x8000_0001, 0).edx & (1 << 27) != 0,
+            has_ibpb: extended & (1 << 12) != 0,
+            error_pointers: extended & (1 << 2) != 0,
+            mxcsr_mask: mxcsr_mask(),
+        }
+    }
+}
+
+/// MXCSR's mask, as FXSAVE stores it.
+fn mxcsr_mask() -> u32 {
+    #[repr(C, align(16))]
+    struct Image([u32; 128]);
+    let mut image = Image([0; 128]);
+    // SAFETY: the image has 512 bytes and is aligned; CR4.OSFXSR is set on every CPU at its start.
+    unsafe { asm!("fxsave64 [{}]", in(reg) &raw mut image, options(nostack, preserves_flags)) };
+    match image.0[7] {
+        0 => MXCSR_MASK_UNSAID,
+        mask => mask,
+    }
 }
 
 static COMMON: Once<Common> = Once::new();
@@ -197,6 +252,8 @@ struct PerCpu {
     /// Where VMLOAD finds the host's FS, GS, TR, LDTR and system-call MSRs after an exit.
     host_vmcb: u64,
     asids: Asids,
+    /// The vCPU that was last loaded here: its number in [`SvmCpu`], 0 for none.
+    last_loaded: u64,
 }
 
 /// One CPU's [`PerCpu`], for that CPU alone.
@@ -241,34 +298,48 @@ impl Asids {
 /// (their state is what each exit restores).
 ///
 /// # Errors
-/// If SVM cannot be used on this CPU.
+/// If SVM cannot be used on this CPU, or it is not like the boot CPU.
 pub fn enable_on_this_cpu() -> Result<Features, Unavailable> {
     let features = Features::detect()?;
+    let own = Common::of_this_cpu(features);
+    if *COMMON.call_once(|| own) != own {
+        return Err(Unavailable::Different);
+    }
     let host_save = Box::leak(Box::new(Page([0; 4096])));
-    let host_vmcb = Box::leak(Box::<Vmcb>::default());
-    let has_xsave = cpuid(1, 0).ecx & (1 << 26) != 0;
-    let xcr0 = if has_xsave {
-        let leaf = cpuid(0xd, 0);
-        u64::from(leaf.eax) | (u64::from(leaf.edx) << 32)
-    } else {
-        0
-    };
-    let host_vmcb = machine_address(host_vmcb);
-    // SAFETY: SVM exists and is not disabled, so the bit and both MSRs exist; the host save area is a page that is
-    // never used for anything else. CR4's FPU bits exist on every 64-bit processor (OSXSAVE only with XSAVE) and enable
-    // instructions without changing mappings. VMSAVE writes the host's state into a page that is only used so.
+    let host_vmcb = machine_address(Box::leak(Box::<Vmcb>::default()));
+    // CPUID 0x80000021 EAX bit 8.
+    let automatic_ibrs = if cpuid(0x8000_0021, 0).eax & (1 << 8) != 0 { EFER_AUTOMATIC_IBRS } else { 0 };
+    // SAFETY: SVM exists and is not disabled, so the bit and both MSRs exist, and the other EFER bit exists if CPUID says
+    // so; the host save area is a page that is never used for anything else. CR4's FPU bits exist on every 64-bit processor
+    // (OSXSAVE only with XSAVE) and enable instructions without changing mappings. VMSAVE writes the host's state into a
+    // page that is only used so.
     unsafe {
-        wrmsr(cr::msr::EFER, rdmsr(cr::msr::EFER) | EFER_SVME);
+        // With automatic IBRS predictions that a guest has trained do not steer the hypervisor. Guests have their own EFER.
+        wrmsr(cr::msr::EFER, rdmsr(cr::msr::EFER) | EFER_SVME | automatic_ibrs);
         wrmsr(MSR_VM_HSAVE_PA, machine_address(host_save));
-        let xsave_bit = if has_xsave { cr4::OSXSAVE } else { 0 };
+        let xsave_bit = if own.xcr0 != 0 { cr4::OSXSAVE } else { 0 };
         cr::write_cr4(cr::read_cr4() | cr4::OSFXSR | cr4::OSXMMEXCPT | xsave_bit);
         asm!("vmsave rax", in("rax") host_vmcb, options(nostack, preserves_flags));
     }
-    let has_tsc_aux = cpuid(0x8000_0001, 0).edx & (1 << 27) != 0;
-    COMMON.call_once(|| Common { features, xcr0, has_tsc_aux });
-    let asids = Asids { next: 1, count: features.asids, generation: 1 };
-    with_this_cpu(|slot| *slot = Some(PerCpu { host_vmcb, asids }));
+    if cpuid(0xd, 1).eax & XSAVES != 0 {
+        // SAFETY: the MSR exists with XSAVES. Guests may execute XSAVES, and are told that there are no such components.
+        let _ = unsafe { cr::wrmsr_safe(MSR_XSS, 0) };
+    }
+    // The first entry flushes: nobody knows what used the identifiers before us.
+    let asids = Asids { next: features.asids, count: features.asids, generation: 0 };
+    with_this_cpu(|slot| *slot = Some(PerCpu { host_vmcb, asids, last_loaded: 0 }));
     Ok(features)
+}
+
+/// Turns SVM off for the calling CPU, which enters no guest any more: what comes after us (firmware, another kernel) finds
+/// INIT and the control registers as after a reset.
+pub(crate) fn disable_on_this_cpu() {
+    if !is_enabled() {
+        return;
+    }
+    // SAFETY: a processor with SVM has the bit. GIF is set everywhere but in entry.S, so none is lost with SVM; the caller
+    // enters no guest any more.
+    unsafe { wrmsr(cr::msr::EFER, rdmsr(cr::msr::EFER) & !EFER_SVME) };
 }
 
 /// Number of flush generations; domains whose tags are equal modulo this share one, which costs needless flushes only.

@@ -12,31 +12,37 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::arch::asm;
 use core::ptr::NonNull;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_core::types::MachineAddr;
+use radon_x86::emulate::control::xcr0_valid;
 use radon_x86::virt::{
     Control, Event, Exit, NestedFault, PortAccess, Regs, Segment, SegmentName, SwitchedMsr, VirtualCpu, efer, gpr,
     rflags,
 };
 
-use super::vmcb::{Vmcb, VmcbSegment, clean, event, exit, misc1, misc2, tlb, vintr};
+use super::vmcb::{Vmcb, VmcbSegment, clean, event, exit, misc1, misc2, npf, tlb, vintr};
 use super::{
     Asids, EFER_SVME, FLUSH_GENERATION, PRESENCE, PermissionMaps, common, machine_address, slot_of, with_this_cpu,
 };
-use crate::cpu;
 use crate::cpu::registers::{cpuid, rdmsr, wrmsr, wrmsr_safe};
+use crate::{apic, cpu, interrupts, machine_check};
 
 const MSR_TSC_AUX: u32 = 0xc000_0103;
 const MSR_SPEC_CTRL: u32 = 0x48;
-/// #DB and #AC can recurse without end inside the processor when their own delivery raises them.
-const INTERCEPTED_EXCEPTIONS: u32 = (1 << 1) | (1 << 17);
+const MSR_PRED_CMD: u32 = 0x49;
+const PRED_CMD_IBPB: u64 = 1;
+/// #DB and #AC can recurse without end inside the processor when their own delivery raises them. #MC is the host's.
+const INTERCEPTED_EXCEPTIONS: u32 = (1 << 1) | (1 << 17) | (1 << 18);
+/// How many PAUSEs, each within so many cycles of the one before, make a loop that waits for another vCPU.
+const PAUSE_LOOP: u16 = 4000;
+const PAUSE_DISTANCE: u16 = 1000;
+/// DR7: some breakpoint is enabled.
+const DR7_ENABLED: u64 = 0xff;
 /// Places in the XSAVE area (APM volume 2, 11.5.9): XMM registers, header, upper halves of YMM registers.
 const XMM_OFFSET: usize = 160;
 const XSTATE_BV_OFFSET: usize = 512;
 const MXCSR_OFFSET: usize = 24;
-/// Bits of MXCSR that every processor with SVM has.
-const MXCSR_BITS: u64 = 0xffff;
 const YMM_UPPER_OFFSET: usize = 576;
 const XCR0_AVX: u64 = 1 << 2;
 const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
@@ -93,8 +99,8 @@ impl FpuArea {
     }
 
     /// Takes an image over that somebody else made: what the processor would refuse to load is left out. `components` are
-    /// those that it has.
-    fn set_bytes(&mut self, area: &[u8], components: u64) {
+    /// those that it has, `mask` the bits of MXCSR.
+    fn set_bytes(&mut self, area: &[u8], components: u64, mask: u32) {
         self.reset();
         for (at, bytes) in (0..self.layout.size()).step_by(16).zip(area.chunks(16)) {
             let mut pair = [0; 16];
@@ -104,7 +110,7 @@ impl FpuArea {
         }
         // Reserved bits of MXCSR fault; its mask is not loaded.
         let [mxcsr, registers] = self.read_pair(MXCSR_OFFSET);
-        self.write_pair(MXCSR_OFFSET, [mxcsr & MXCSR_BITS, registers]);
+        self.write_pair(MXCSR_OFFSET, [mxcsr & u64::from(mask), registers]);
         // So do reserved fields of the header, and components that do not exist.
         let [present, _] = self.read_pair(XSTATE_BV_OFFSET);
         self.write_pair(XSTATE_BV_OFFSET, [present & components, 0]);
@@ -135,6 +141,8 @@ impl Drop for FpuArea {
 pub struct SvmCpu {
     vmcb: Box<Vmcb>,
     regs: Regs,
+    /// Tells vCPUs apart, for ever.
+    number: u64,
     fpu: FpuArea,
     maps: Arc<PermissionMaps>,
     /// Identifies the domain in the TLB flush protocol.
@@ -149,7 +157,8 @@ pub struct SvmCpu {
     next_rip: Option<u64>,
     xcr0: u64,
     tsc_aux: u64,
-    /// The guest's SPEC_CTRL; written around the guest only while it is not zero, which is the host's value.
+    /// The guest's SPEC_CTRL, where the processor does not switch it: written around the guest only while it is not zero,
+    /// which is the host's value.
     spec_ctrl: u64,
     debug: [u64; 4],
     debug_loaded: bool,
@@ -162,9 +171,11 @@ impl SvmCpu {
     /// A vCPU after RESET whose guest-physical memory is the nested page table at `nested_root`.
     #[must_use]
     pub fn new(tag: u64, nested_root: MachineAddr, maps: Arc<PermissionMaps>) -> SvmCpu {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let mut cpu = SvmCpu {
             vmcb: Box::default(),
             regs: Regs::default(),
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             fpu: FpuArea::new(),
             maps,
             tag,
@@ -210,12 +221,18 @@ impl SvmCpu {
             | misc2::STGI
             | misc2::CLGI
             | misc2::SKINIT
+            | misc2::ICEBP
             | misc2::WBINVD
             | misc2::MONITOR
             | misc2::MWAIT
             | misc2::MWAIT_ARMED
             | misc2::XSETBV
             | misc2::RDPRU;
+        if common().features.pause_filter {
+            v.intercept_misc1 |= misc1::PAUSE;
+            v.pause_filter_count = PAUSE_LOOP;
+            v.pause_filter_threshold = if common().features.pause_threshold { PAUSE_DISTANCE } else { 0 };
+        }
         v.iopm_base = self.maps.io_address();
         v.msrpm_base = self.maps.msr_address();
         v.vintr = vintr::MASKING;
@@ -333,7 +350,11 @@ impl SvmCpu {
                 Exit::InterruptWindow
             }
             exit::IRET => {
-                self.in_nmi = false;
+                if self.in_nmi {
+                    // IRET is yet to be executed. Until then the shadow keeps the next NMI back.
+                    self.in_nmi = false;
+                    self.vmcb.interrupt_shadow |= 1;
+                }
                 self.vmcb.intercept_misc1 &= !misc1::IRET;
                 self.mark(clean::INTERCEPTS);
                 Exit::InterruptWindow
@@ -358,12 +379,14 @@ impl SvmCpu {
                     string: info1 & (1 << 2) != 0,
                 })
             }
+            // An entry that we made wrong faults for ever.
+            exit::NPF if info1 & npf::RESERVED != 0 => Exit::Failed(code),
             exit::NPF => Exit::NestedFault(NestedFault {
                 gpa: self.vmcb.exit_info2,
-                write: info1 & (1 << 1) != 0,
-                fetch: info1 & (1 << 4) != 0,
-                present: info1 & 1 != 0,
-                table_walk: info1 & (1 << 33) != 0,
+                write: info1 & npf::WRITE != 0,
+                fetch: info1 & npf::FETCH != 0,
+                present: info1 & npf::PRESENT != 0,
+                table_walk: info1 & npf::TABLE_WALK != 0,
             }),
             exit::INVD | exit::WBINVD => Exit::CacheFlush,
             exit::XSETBV => Exit::Xsetbv,
@@ -373,6 +396,8 @@ impl SvmCpu {
                 self.load_debug_registers();
                 Exit::DebugRegister
             }
+            exit::MACHINE_CHECK => machine_check::in_guest(),
+            exit::ICEBP => Exit::Icebp,
             exit::EXCEPTION_FIRST..=exit::EXCEPTION_LAST => {
                 let vector = (code - exit::EXCEPTION_FIRST) as u8;
                 let error_code = (vector == 17).then_some(info1 as u32);
@@ -486,6 +511,8 @@ impl VirtualCpu for SvmCpu {
         if v.exit_code == u64::MAX || v.exit_code == 0xffff_ffff {
             // Nothing ran; what was to be delivered still is.
             let code = v.exit_code;
+            self.dirty = clean::ALL;
+            self.asid_cpu = u32::MAX;
             self.vmcb.event_injection = offered.unwrap_or(self.vmcb.event_injection);
             return Exit::Failed(code);
         }
@@ -509,7 +536,7 @@ impl VirtualCpu for SvmCpu {
     }
 
     fn instruction_bytes(&self) -> &[u8] {
-        if !common().features.decode_assists {
+        if !common().features.decode_assists || self.vmcb.exit_code != exit::NPF {
             return &[];
         }
         self.vmcb.instruction.get(..usize::from(self.vmcb.fetched & 0xf)).unwrap_or(&[])
@@ -648,7 +675,8 @@ impl VirtualCpu for SvmCpu {
 
     fn set_xcr0(&mut self, value: u64) {
         let host = common().xcr0;
-        self.xcr0 = (value & host) | 1;
+        // A value that the processor refuses would stop the hypervisor.
+        self.xcr0 = if xcr0_valid(value & host, host) { value & host } else { 1 };
         if self.loaded && host != 0 {
             xsetbv(self.xcr0);
         }
@@ -702,6 +730,21 @@ impl VirtualCpu for SvmCpu {
         self.mark(clean::VINTR | clean::INTERCEPTS);
     }
 
+    fn request_nmi_window(&mut self) {
+        if self.in_nmi {
+            return; // IRET is intercepted
+        }
+        let queued = self.vmcb.event_injection;
+        if queued & event::VALID != 0 && (queued >> event::TYPE_SHIFT) & 7 != event::TYPE_INTERRUPT {
+            // That event is delivered first; a physical interrupt of our own then ends guest mode before anything else.
+            apic::send_ipi(cpu::this_cpu().apic_id(), interrupts::KICK);
+        } else {
+            // A shadow of one instruction, or an interrupt that is offered: after its handler then, since a physical
+            // interrupt would go before it again and again. (If RFLAGS.IF is clear the NMI waits for the next exit.)
+            self.request_interrupt_window(0xf);
+        }
+    }
+
     fn clear_interrupt_shadow(&mut self) {
         self.vmcb.interrupt_shadow &= !1;
     }
@@ -720,7 +763,11 @@ impl VirtualCpu for SvmCpu {
     }
 
     fn set_spec_ctrl(&mut self, value: u64) {
-        self.spec_ctrl = value;
+        if common().features.spec_ctrl {
+            self.vmcb.spec_ctrl = value;
+        } else {
+            self.spec_ctrl = value;
+        }
     }
 
     fn vector(&self, n: usize) -> [u64; 4] {
@@ -760,7 +807,7 @@ impl VirtualCpu for SvmCpu {
     }
 
     fn set_extended_state(&mut self, area: &[u8]) {
-        self.fpu.set_bytes(area, common().xcr0);
+        self.fpu.set_bytes(area, common().xcr0, common().mxcsr_mask);
         if self.loaded {
             self.restore_fpu();
         }
@@ -779,7 +826,12 @@ impl VirtualCpu for SvmCpu {
     }
 
     fn load(&mut self) {
+        self.forget_predictions();
         self.restore_fpu();
+        if self.vmcb.dr7 & DR7_ENABLED != 0 {
+            // The processor loads DR7 with the guest, but not the addresses that it enables.
+            self.load_debug_registers();
+        }
         if common().has_tsc_aux {
             // SAFETY: the MSR exists, its upper half is zero, and the hypervisor does not use it.
             unsafe { wrmsr(MSR_TSC_AUX, self.tsc_aux) };
@@ -821,6 +873,7 @@ impl VirtualCpu for SvmCpu {
         v.cr3 = 0;
         v.cr4 = 0;
         v.efer = EFER_SVME;
+        self.debug = [0; 4];
         v.dr6 = 0xffff_0ff0;
         v.dr7 = 0x400;
         v.interrupt_shadow = 0;
@@ -830,10 +883,23 @@ impl VirtualCpu for SvmCpu {
         self.in_nmi = false;
         self.dirty = clean::ALL;
         self.flush_tlb();
+        if self.debug_loaded {
+            self.load_debug_registers();
+        }
     }
 }
 
 impl SvmCpu {
+    /// If this CPU ran another vCPU last, what that one taught the branch predictors must not steer this one.
+    fn forget_predictions(&self) {
+        let number = self.number;
+        let last = with_this_cpu(|slot| slot.as_mut().map(|p| core::mem::replace(&mut p.last_loaded, number)));
+        if common().has_ibpb && last != Some(number) {
+            // SAFETY: a write-only MSR that exists; the bit only discards predictions.
+            unsafe { wrmsr(MSR_PRED_CMD, PRED_CMD_IBPB) };
+        }
+    }
+
     /// Brings the memory image up to date. (By `&self`: the image is reached by raw pointer only, and one owner.)
     fn save_fpu_if_loaded(&self) {
         if !self.loaded {
@@ -859,6 +925,15 @@ impl SvmCpu {
     fn restore_fpu(&mut self) {
         let host = common().xcr0;
         let area = self.fpu.area.as_ptr();
+        if !common().error_pointers {
+            // Restoring leaves the pointers of the last x87 instruction as they are unless an exception is pending: an
+            // instruction of our own hides the last guest's (APM volume 2, 11.4.4.3).
+            let zero = 0u32;
+            // SAFETY: the FPU's state is replaced just below; exceptions are cleared first, so none is raised.
+            unsafe {
+                asm!("fnclex", "emms", "fild dword ptr [{}]", in(reg) &raw const zero, options(nostack, readonly))
+            };
+        }
         if host != 0 {
             let guest = self.xcr0();
             xsetbv(host);

@@ -151,7 +151,10 @@ pub(crate) struct Vmcb {
     /// DEBUGCTL.
     pub(crate) debugctl: u64,
     _lbr: [u64; 4],
-    _reserved_698: [u8; 0x1000 - 0x698],
+    _reserved_698: [u8; 0x6e0 - 0x698],
+    /// The guest's SPEC_CTRL, in force together with the host's, if the processor virtualises it.
+    pub(crate) spec_ctrl: u64,
+    _reserved_6e8: [u8; 0x1000 - 0x6e8],
 }
 
 const _: () = {
@@ -171,6 +174,7 @@ const _: () = {
     assert!(offset_of!(Vmcb, rax) == 0x5f8);
     assert!(offset_of!(Vmcb, cr2) == 0x640);
     assert!(offset_of!(Vmcb, pat) == 0x668);
+    assert!(offset_of!(Vmcb, spec_ctrl) == 0x6e0);
 };
 
 impl Default for Vmcb {
@@ -191,6 +195,7 @@ pub(crate) mod misc1 {
     pub(crate) const CPUID: u32 = 1 << 18;
     pub(crate) const IRET: u32 = 1 << 20;
     pub(crate) const INVD: u32 = 1 << 22;
+    pub(crate) const PAUSE: u32 = 1 << 23;
     pub(crate) const HLT: u32 = 1 << 24;
     pub(crate) const INVLPGA: u32 = 1 << 26;
     pub(crate) const IOIO: u32 = 1 << 27;
@@ -208,6 +213,7 @@ pub(crate) mod misc2 {
     pub(crate) const STGI: u32 = 1 << 4;
     pub(crate) const CLGI: u32 = 1 << 5;
     pub(crate) const SKINIT: u32 = 1 << 6;
+    pub(crate) const ICEBP: u32 = 1 << 8;
     pub(crate) const WBINVD: u32 = 1 << 9;
     pub(crate) const MONITOR: u32 = 1 << 10;
     pub(crate) const MWAIT: u32 = 1 << 11;
@@ -223,6 +229,7 @@ pub(crate) mod exit {
     pub(crate) const DR_LAST: u64 = 0x3f;
     pub(crate) const EXCEPTION_FIRST: u64 = 0x40;
     pub(crate) const EXCEPTION_LAST: u64 = 0x5f;
+    pub(crate) const MACHINE_CHECK: u64 = 0x52;
     pub(crate) const INTR: u64 = 0x60;
     pub(crate) const NMI: u64 = 0x61;
     pub(crate) const SMI: u64 = 0x62;
@@ -244,6 +251,7 @@ pub(crate) mod exit {
     pub(crate) const VMLOAD: u64 = 0x82;
     pub(crate) const SKINIT: u64 = 0x86;
     pub(crate) const RDTSCP: u64 = 0x87;
+    pub(crate) const ICEBP: u64 = 0x88;
     pub(crate) const WBINVD: u64 = 0x89;
     pub(crate) const MONITOR: u64 = 0x8a;
     pub(crate) const MWAIT: u64 = 0x8b;
@@ -251,6 +259,20 @@ pub(crate) mod exit {
     pub(crate) const XSETBV: u64 = 0x8d;
     pub(crate) const RDPRU: u64 = 0x8e;
     pub(crate) const NPF: u64 = 0x400;
+}
+
+/// EXITINFO1 of a nested page fault.
+pub(crate) mod npf {
+    /// The entry is present: a permission fault.
+    pub(crate) const PRESENT: u64 = 1 << 0;
+    /// A write.
+    pub(crate) const WRITE: u64 = 1 << 1;
+    /// A reserved bit is set in a nested entry.
+    pub(crate) const RESERVED: u64 = 1 << 3;
+    /// An instruction fetch.
+    pub(crate) const FETCH: u64 = 1 << 4;
+    /// In the guest's own page-table walk.
+    pub(crate) const TABLE_WALK: u64 = 1 << 33;
 }
 
 /// TLB control.

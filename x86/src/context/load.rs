@@ -19,6 +19,7 @@ use super::save::{FIXED_RANGES, SINGLE_MSRS, VARIABLE_RANGES, xsave_size};
 use crate::cpuid::CpuidPolicy;
 use crate::devices::lapic::{GuestTsc, HVM_LAPIC_REGS_SIZE, HVM_LAPIC_SIZE};
 use crate::domain::X86Domain;
+use crate::emulate::control::xcr0_valid;
 use crate::msr::{Effect, MemoryTypes, Read, index as msr};
 use crate::vcpu::{VcpuState, X86Vcpu};
 use crate::virt::SwitchedMsr;
@@ -219,12 +220,10 @@ fn memory_types(r: &Mtrr, policy: &CpuidPolicy) -> Result<MemoryTypes, Errno> {
 /// Whether an XSAVE area can be loaded by a guest of this policy.
 fn check_xsave(head: &CpuXsave, rest: &[u8], policy: &CpuidPolicy) -> Result<(), Errno> {
     let mask = policy.xcr0_mask();
-    let (sse, avx) = (1 << 1, 1 << 2);
-    let sound = head.xcr0 & 1 != 0
+    let sound = xcr0_valid(head.xcr0, mask)
         && head.xcr0 & !head.xcr0_accum == 0
         && head.xcr0_accum & !mask == 0
         && head.xstate_bv & !head.xcr0_accum == 0
-        && (head.xcr0 & avx == 0 || head.xcr0 & sse != 0)
         && head.xcomp_bv == 0
         && head.reserved == [0; 6];
     // Room for what is not there need not be given.

@@ -1,7 +1,5 @@
 //! What the toolstack does to build, save and restore a PVH guest, on a made-up Zen processor.
 
-mod machine;
-
 use alloc::vec::Vec;
 
 use radon_abi::domctl as abi;
@@ -16,9 +14,9 @@ use radon_core::types::{DomainId, GuestVirtAddr};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::domain::X86Domain;
+use crate::testing::{TSC, host};
 use crate::vcpu::X86Vcpu;
 use crate::virt::{Event, SegmentName, SwitchedMsr, cr0, efer, gpr};
-use machine::{TSC, host};
 
 const DOM0: DomainId = DomainId(0);
 const AT: u64 = 0x1000;

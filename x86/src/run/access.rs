@@ -69,8 +69,8 @@ impl Cx<'_> {
     pub(super) fn step(&mut self, length: u8) {
         let regs = self.state.cpu.regs();
         // The common case without the emulator's view: 64-bit code or no wrap, and no single step.
-        if regs.rflags & rflags::TF == 0 && regs.rip > 0xffff {
-            let next = regs.rip.wrapping_add(u64::from(length));
+        let next = regs.rip.wrapping_add(u64::from(length));
+        if regs.rflags & rflags::TF == 0 && regs.rip > 0xffff && (regs.rip ^ next) >> 32 == 0 {
             let regs = self.state.cpu.regs_mut();
             regs.rip = next;
             regs.rflags &= !rflags::RF;
@@ -119,6 +119,17 @@ impl Cx<'_> {
 
     pub(super) fn port_write(&self, port: u16, size: u8, value: u32) {
         Ports::new(self.sys.machine).write(self.hv(), self.domain, self.x86, port, size, value);
+    }
+
+    /// What is mapped now where the fault was.
+    pub(super) fn mapping(&self, fault: &NestedFault) -> Kind {
+        self.domain.p2m.query(self.hv(), GuestPhysAddr(fault.gpa).gfn()).entry.kind
+    }
+
+    /// Whether the guest may do now what faulted: another CPU has changed the mapping since.
+    pub(super) fn is_permitted(&self, fault: &NestedFault) -> bool {
+        let kind = self.mapping(fault);
+        kind.present() && (!fault.write || kind.writable()) && (!fault.fetch || kind.executable())
     }
 
     /// The hardware domain sees device memory where it is: maps a page of it at its first touch. `false` if the address

@@ -1,12 +1,17 @@
 //! What each exit means. One method per kind; each leaves the guest at the next instruction, or with an exception set
 //! up, or where it was to try again.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
+use radon_abi::hvm::HVM_PARAM_TRIPLE_FAULT_REASON;
 use radon_core::hypercall::{Args, Caller, Outcome, dispatch};
+use radon_core::ops::hvm;
+use radon_core::p2m::Kind;
+use radon_core::sched::ShutdownReason;
 use radon_core::time::VcpuTimer;
 
 use super::Cx;
+use super::faults;
 use super::guest::GuestMemory;
 use crate::devices::lapic::{Effect, GuestTsc};
 use crate::domain::{deliver, deliver_ipi};
@@ -15,6 +20,12 @@ use crate::virt::{Event, Exit, NestedFault, PortAccess, SegmentName, efer, gpr, 
 
 /// The vCPU timer that the local APIC uses.
 const LAPIC_TIMER: VcpuTimer = VcpuTimer::Arch(0);
+
+const CR4_OSXSAVE: u64 = 1 << 18;
+
+/// A guest can cause as many refusals as it likes: only so many are shown.
+const MOST_REFUSALS_SHOWN: u32 = 64;
+static REFUSALS_SHOWN: AtomicU32 = AtomicU32::new(0);
 
 impl Cx<'_> {
     /// Handles an exit.
@@ -43,9 +54,14 @@ impl Cx<'_> {
             Exit::Xsetbv => self.xsetbv(),
             Exit::Rdtsc { with_aux } => self.rdtsc(with_aux),
             Exit::Exception(event) => self.inject(event),
+            Exit::Icebp => {
+                if self.retire(Op::Int1) {
+                    self.inject(Event::DB);
+                }
+            }
             Exit::Undefined => self.inject(Event::UD),
             Exit::Protected => self.inject(Event::GP),
-            Exit::Shutdown => self.crash("it caused a triple fault"),
+            Exit::Shutdown => self.triple_fault(),
             Exit::Failed(code) => {
                 log::error!(
                     "{}{}: the processor left the guest with the unknown code {code:#x}",
@@ -57,12 +73,11 @@ impl Cx<'_> {
         }
     }
 
-    /// Delivers an exception. One that is raised while another event is being delivered becomes a double fault.
-    fn inject(&mut self, event: Event) {
-        if self.state.cpu.delivery_pending() {
-            self.state.cpu.inject(Event::Exception { vector: 8, error_code: Some(0) });
-        } else {
-            self.state.cpu.inject(event);
+    /// Delivers an exception, or what it becomes together with an event that is being delivered.
+    pub(super) fn inject(&mut self, event: Event) {
+        match faults::combine(self.state.cpu.pending_event(), event) {
+            Some(event) => self.state.cpu.inject(event),
+            None => self.triple_fault(),
         }
     }
 
@@ -75,6 +90,30 @@ impl Cx<'_> {
 
     /// The domain cannot go on: says why on the console and shuts it down as crashed.
     pub(super) fn crash(&mut self, why: &str) {
+        self.show_state(why);
+        radon_core::sched::shut_down(self.hv(), self.domain, radon_core::sched::ShutdownReason::Crash);
+    }
+
+    /// The processor has shut down. The toolstack has chosen what becomes of the domain: a restart, if it said nothing.
+    fn triple_fault(&mut self) {
+        // Only emulators leave registers that mean something (AMD64 manual volume 2, 15.14.3).
+        self.show_state("triple fault");
+        let chosen = hvm::param(self.domain, HVM_PARAM_TRIPLE_FAULT_REASON) as u32;
+        let reason = ShutdownReason::from_abi(chosen).unwrap_or(ShutdownReason::Crash);
+        radon_core::sched::shut_down(self.hv(), self.domain, reason);
+    }
+
+    /// What the guest did is beyond the emulator, and a user program may have done it: the guest gets #GP(0), as Xen does
+    /// it, and can go on.
+    fn refuse(&mut self, why: &str) {
+        if REFUSALS_SHOWN.fetch_add(1, Ordering::Relaxed) < MOST_REFUSALS_SHOWN {
+            let rip = self.state.cpu.regs().rip;
+            log::warn!("{}{} at {rip:#x}: {why}; it gets #GP", self.domain.id, self.vcpu.id);
+        }
+        self.inject(Event::GP);
+    }
+
+    fn show_state(&mut self, why: &str) {
         let r = *self.state.cpu.regs();
         let c = self.state.cpu.control();
         let cs = self.state.cpu.segment(SegmentName::Cs);
@@ -93,7 +132,6 @@ impl Cx<'_> {
         for (n, four) in r.gpr.chunks(4).enumerate() {
             log::error!("  r{:<2}.. {four:016x?}", n.wrapping_mul(4));
         }
-        radon_core::sched::shut_down(self.hv(), self.domain, radon_core::sched::ShutdownReason::Crash);
     }
 
     /// Moves past the intercepted instruction, which is `op`. `false` if the guest has to run again instead (a fault was
@@ -120,7 +158,7 @@ impl Cx<'_> {
             }
             Err(emulate::Fault::Retry) => false,
             Err(emulate::Fault::Unhandleable(why)) => {
-                self.crash(why);
+                self.refuse(why);
                 false
             }
         }
@@ -206,6 +244,10 @@ impl Cx<'_> {
     // ---- CPUID, MSRs, XCR0, TSC ----
 
     fn cpuid(&mut self) {
+        if self.state.msrs.cpuid_faults(self.state.cpu.cpl()) {
+            self.inject(Event::GP);
+            return;
+        }
         if !self.retire(Op::Cpuid) {
             return;
         }
@@ -224,10 +266,10 @@ impl Cx<'_> {
         let value = regs.edx_eax();
         let valid = self.state.cpu.cpl() == 0
             && regs.get(gpr::RCX) as u32 == 0
-            && value & 1 != 0
-            && value & 0b110 != 0b100
-            && value & !self.supported_xcr0() == 0;
-        if !valid {
+            && emulate::control::xcr0_valid(value, self.supported_xcr0());
+        if self.state.cpu.cr4() & CR4_OSXSAVE == 0 {
+            self.inject(Event::UD);
+        } else if !valid {
             self.inject(Event::GP);
         } else if self.retire(Op::Xsetbv) {
             self.state.cpu.set_xcr0(value);
@@ -317,7 +359,18 @@ impl Cx<'_> {
         if self.map_on_demand(fault) {
             return;
         }
-        self.emulate(Cause::Memory);
+        // The emulator would execute the instruction at RIP, which is not what did this.
+        let delivery = self.state.cpu.delivery_pending();
+        if !fault.fetch && !delivery {
+            if fault.write && fault.present && self.mapping(fault) == Kind::GrantRo {
+                self.refuse("it writes to a page that was granted for reading");
+            } else {
+                self.emulate(Cause::Memory);
+            }
+        } else if !self.is_permitted(fault) {
+            let (event, code) = ("an event's delivery met what is not RAM", "it executes what is not memory for code");
+            self.refuse(if delivery { event } else { code });
+        }
     }
 
     /// Executes the current instruction in software.
@@ -325,7 +378,7 @@ impl Cx<'_> {
         match self.execute_instruction(cause) {
             emulate::Outcome::Done | emulate::Outcome::Retry => {}
             emulate::Outcome::Fault(e) => self.inject_exception(e),
-            emulate::Outcome::Unhandleable(why) => self.crash(why),
+            emulate::Outcome::Unhandleable(why) => self.refuse(why),
         }
     }
 

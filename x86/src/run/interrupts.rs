@@ -69,9 +69,13 @@ impl Cx<'_> {
 
     /// Sets up delivery for the next entry.
     pub(super) fn prepare_delivery(&mut self) {
-        if self.arch.nmi_pending.load(Ordering::Relaxed) && self.state.cpu.can_take_nmi() {
-            self.arch.nmi_pending.store(false, Ordering::Release);
-            self.state.cpu.inject(Event::Nmi);
+        if self.arch.nmi_pending.load(Ordering::Relaxed) {
+            if self.state.cpu.can_take_nmi() {
+                self.arch.nmi_pending.store(false, Ordering::Release);
+                self.state.cpu.inject(Event::Nmi);
+            } else {
+                self.state.cpu.request_nmi_window();
+            }
         }
         let Some(pending) = self.highest_pending() else { return };
         let (Pending::Upcall(vector) | Pending::Lapic(vector)) = pending;

@@ -9,10 +9,13 @@
 
 mod access;
 mod exits;
+mod faults;
 mod guest;
 mod interrupts;
 mod memory;
 mod msrs;
+#[cfg(test)]
+mod tests;
 
 use alloc::sync::Arc;
 

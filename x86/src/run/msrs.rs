@@ -25,7 +25,7 @@ impl Cx<'_> {
             }
             Err(GeneralProtection) => {
                 log::debug!("{}{}: RDMSR {number:#x} refused", self.domain.id, self.vcpu.id);
-                self.state.cpu.inject(Event::GP);
+                self.inject(Event::GP);
             }
         }
     }
@@ -54,7 +54,7 @@ impl Cx<'_> {
             }
             Err(GeneralProtection) => {
                 log::debug!("{}{}: WRMSR {number:#x} = {value:#x} refused", self.domain.id, self.vcpu.id);
-                self.state.cpu.inject(Event::GP);
+                self.inject(Event::GP);
             }
         }
     }

@@ -1,25 +1,28 @@
-//! A machine that makes processors of plain data.
+//! For host tests: a machine that makes processors of plain data and notes what is asked of it.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use spin::Mutex;
 
 use radon_abi::errno::Errno;
 use radon_core::frames::Order;
 use radon_core::testing::TestHost;
 use radon_core::types::MachineAddr;
 
+use crate::cpuid::{CpuidPolicy, HostCpuid, Kind, XenLeaves};
 use crate::factory::{Parts, X86Factory};
 use crate::machine::{DirectAccess, HostVector, Machine, MsiMessage, PinMode};
 use crate::virt::{Control, Event, Exit, Regs, Segment, SegmentName, SwitchedMsr, VirtualCpu};
 
 /// Where the machine's time stamp counter stands.
-pub(super) const TSC: u64 = 1_000_000;
+pub(crate) const TSC: u64 = 1_000_000;
 
 /// A host with dom0 and the x86 factory.
-pub(super) fn host() -> TestHost {
+pub(crate) fn host() -> TestHost {
     let mut host = TestHost::new(4096, 2);
     let parts = Parts {
-        machine: &Zen,
+        machine: Box::leak(Box::new(Zen::default())),
         xcr0: 7,
         largest: Order::LARGE,
         machine_address_bits: 40,
@@ -31,7 +34,46 @@ pub(super) fn host() -> TestHost {
     host
 }
 
-struct Zen;
+/// What the machine was made to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Done {
+    /// A port was read: number, size.
+    In(u16, u8),
+    /// A port was written: number, size, value.
+    Out(u16, u8, u32),
+    /// Caches were written back.
+    FlushCaches,
+    /// Branch predictions were discarded.
+    PredictionBarrier(u64),
+    /// Physical interrupts were taken.
+    PollInterrupts,
+}
+
+/// The machine: a made-up Zen processor.
+#[derive(Default)]
+pub(crate) struct Zen {
+    pub(crate) done: Mutex<Vec<Done>>,
+}
+
+impl Zen {
+    fn note(&self, what: Done) {
+        self.done.lock().push(what);
+    }
+}
+
+struct HostOf(&'static Zen);
+
+impl HostCpuid for HostOf {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        Machine::cpuid(self.0, leaf, subleaf)
+    }
+}
+
+/// The CPUID policy of a domain on that machine, whose hypervisor switches the components `xcr0`.
+pub(crate) fn policy(machine: &'static Zen, kind: Kind, xcr0: u64) -> CpuidPolicy {
+    let xen = XenLeaves { version: 0x0004_0011, hvm_flags: 0, domain: 1, machine_address_bits: 40 };
+    CpuidPolicy::new(&HostOf(machine), kind, xcr0, 2, xen)
+}
 
 impl Machine for Zen {
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -41,7 +83,7 @@ impl Machine for Zen {
             (0, _) => [0xd, vendor[0], vendor[1], vendor[2]],
             (1, _) => [0x0080_0f12, 0x0310_0800, u32::MAX, u32::MAX],
             (7, 0) => [0, u32::MAX, u32::MAX, u32::MAX],
-            (0xd, 0) => [0x207, 0x988, 0x988, 0],
+            (0xd, 0) => [0x2e7, 0x988, 0x988, 0],
             (0xd, 1) => [0xf, 0x340, 0x800, 0],
             (0xd, 2) => [0x100, 0x240, 0, 0],
             (0x8000_0000, _) => [0x8000_0021, vendor[0], vendor[1], vendor[2]],
@@ -62,17 +104,26 @@ impl Machine for Zen {
     fn read_msr(&self, _: u32) -> Option<u64> {
         None
     }
-    fn port_in(&self, _: u16, _: u8) -> u32 {
-        u32::MAX
+    fn port_in(&self, port: u16, size: u8) -> u32 {
+        self.note(Done::In(port, size));
+        0x1234_5678
     }
-    fn port_out(&self, _: u16, _: u8, _: u32) {}
+    fn port_out(&self, port: u16, size: u8, value: u32) {
+        self.note(Done::Out(port, size, value));
+    }
     fn device_read(&self, _: MachineAddr, _: u8) -> u64 {
         u64::MAX
     }
     fn device_write(&self, _: MachineAddr, _: u8, _: u64) {}
-    fn flush_caches(&self) {}
-    fn prediction_barrier(&self, _: u64) {}
-    fn poll_interrupts(&self) {}
+    fn flush_caches(&self) {
+        self.note(Done::FlushCaches);
+    }
+    fn prediction_barrier(&self, value: u64) {
+        self.note(Done::PredictionBarrier(value));
+    }
+    fn poll_interrupts(&self) {
+        self.note(Done::PollInterrupts);
+    }
     fn idle(&self, _: &dyn Fn() -> bool) {}
     fn route_pin(&self, _: u32, _: PinMode, _: HostVector, _: bool) -> Result<(), Errno> {
         Err(Errno::ENODEV)
@@ -84,9 +135,25 @@ impl Machine for Zen {
     fn end_of_interrupt(&self) {}
 }
 
+/// What a virtual CPU was asked for that does not show in its registers.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// Interrupt windows, by priority.
+    pub(crate) windows: Vec<u8>,
+    pub(crate) nmi_windows: u32,
+    pub(crate) spec_ctrl: Option<u64>,
+    pub(crate) flushes: u32,
+}
+
 /// A virtual CPU that only remembers.
 #[derive(Default)]
-struct PlainCpu {
+pub(crate) struct PlainCpu {
+    /// What a test looks at.
+    pub(crate) asked: Arc<Mutex<Asked>>,
+    /// What it does when it runs.
+    pub(crate) exits: alloc::collections::VecDeque<Exit>,
+    pub(crate) takes_nmi: bool,
+    pub(crate) takes_interrupt: bool,
     regs: Regs,
     control: Control,
     segments: [Segment; 10],
@@ -101,7 +168,9 @@ struct PlainCpu {
 
 impl VirtualCpu for PlainCpu {
     fn run(&mut self) -> Exit {
-        Exit::Halt
+        // What was to be delivered has been.
+        self.event = None;
+        self.exits.pop_front().unwrap_or(Exit::Halt)
     }
     fn regs(&self) -> &Regs {
         &self.regs
@@ -161,10 +230,10 @@ impl VirtualCpu for PlainCpu {
         self.tsc_offset = offset;
     }
     fn can_take_interrupt(&self) -> bool {
-        false
+        self.takes_interrupt && self.event.is_none()
     }
     fn can_take_nmi(&self) -> bool {
-        false
+        self.takes_nmi && self.event.is_none()
     }
     fn delivery_pending(&self) -> bool {
         self.event.is_some()
@@ -172,7 +241,12 @@ impl VirtualCpu for PlainCpu {
     fn inject(&mut self, event: Event) {
         self.event = Some(event);
     }
-    fn request_interrupt_window(&mut self, _: u8) {}
+    fn request_interrupt_window(&mut self, priority: u8) {
+        self.asked.lock().windows.push(priority);
+    }
+    fn request_nmi_window(&mut self) {
+        self.asked.lock().nmi_windows += 1;
+    }
     fn clear_interrupt_shadow(&mut self) {}
     fn tpr(&self) -> u8 {
         self.tpr
@@ -180,7 +254,9 @@ impl VirtualCpu for PlainCpu {
     fn set_tpr(&mut self, value: u8) {
         self.tpr = value;
     }
-    fn set_spec_ctrl(&mut self, _: u64) {}
+    fn set_spec_ctrl(&mut self, value: u64) {
+        self.asked.lock().spec_ctrl = Some(value);
+    }
     fn vector(&self, _: usize) -> [u64; 4] {
         [0; 4]
     }
@@ -198,10 +274,14 @@ impl VirtualCpu for PlainCpu {
     }
     fn load(&mut self) {}
     fn save(&mut self) {}
-    fn flush_tlb(&mut self) {}
+    fn flush_tlb(&mut self) {
+        self.asked.lock().flushes += 1;
+    }
     fn reset(&mut self) {
         let kept = core::mem::take(self);
         self.area = kept.area;
+        self.asked = kept.asked;
+        self.exits = kept.exits;
         self.xcr0 = 1;
         self.tsc_offset = kept.tsc_offset;
         self.msrs[SwitchedMsr::Pat as usize] = 0x0007_0406_0007_0406;
