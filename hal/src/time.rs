@@ -1,6 +1,7 @@
 //! Time: the time stamp counter, its speed, and system time in nanoseconds since Radon's start.
 //!
-//! The counter's speed comes from CPUID where it says, else it is measured against the HPET, the ACPI timer or the 8254.
+//! The counter's speed comes from CPUID where it says, else it is measured against the HPET, the ACPI timer or the 8254:
+//! for a moment at first, and once more over all the time that the start takes ([`refine`]).
 //! All CPUs' counters are taken to run together; the start of each CPU checks that and says when they do not.
 //! Takes no locks.
 // Unsafe: device registers and ports.
@@ -20,7 +21,11 @@ const GUESS_HZ: u64 = 3_000_000_000;
 /// How long the measurement takes.
 const MEASURE_MS: u64 = 20;
 
+/// The clock from its start on, and the better one that [`refine`] makes.
 static CLOCK: Once<ClockParameters> = Once::new();
+static REFINED: Once<ClockParameters> = Once::new();
+/// Where the first measurement began.
+static BEGINNING: Once<(Reference, Sample)> = Once::new();
 static TSC_HZ: AtomicU64 = AtomicU64::new(GUESS_HZ);
 
 /// What the counter's speed was taken from.
@@ -42,16 +47,20 @@ pub fn tsc_hz() -> u64 {
     TSC_HZ.load(Ordering::Relaxed)
 }
 
+fn current() -> Option<&'static ClockParameters> {
+    REFINED.get().or_else(|| CLOCK.get())
+}
+
 /// System time now. 0 before the clock is set up.
 #[must_use]
 pub fn now() -> Nanoseconds {
-    CLOCK.get().map_or(Nanoseconds(0), |c| from_tsc_with(c, rdtsc()))
+    current().map_or(Nanoseconds(0), |c| from_tsc_with(c, rdtsc()))
 }
 
 /// System time at a counter value.
 #[must_use]
 pub fn from_tsc(tsc: u64) -> Nanoseconds {
-    CLOCK.get().map_or(Nanoseconds(0), |c| from_tsc_with(c, tsc))
+    current().map_or(Nanoseconds(0), |c| from_tsc_with(c, tsc))
 }
 
 fn from_tsc_with(c: &ClockParameters, tsc: u64) -> Nanoseconds {
@@ -64,7 +73,7 @@ fn from_tsc_with(c: &ClockParameters, tsc: u64) -> Nanoseconds {
 /// The first counter value at which system time is at least `at`; for times too far away, the last value.
 #[must_use]
 pub fn to_tsc(at: Nanoseconds) -> u64 {
-    let Some(c) = CLOCK.get() else { return u64::MAX };
+    let Some(c) = current() else { return u64::MAX };
     let ticks = u128::from(at.0.saturating_sub(c.base_ns.0)) * u128::from(tsc_hz()) / 1_000_000_000;
     // The clock's multiplication rounds down: some ticks more make sure that `at` has come.
     u64::try_from(ticks + 2 + (ticks >> 31)).unwrap_or(u64::MAX).saturating_add(c.tsc_base)
@@ -77,7 +86,7 @@ pub fn to_tsc(at: Nanoseconds) -> u64 {
 #[must_use]
 pub fn clock() -> ClockParameters {
     #[expect(clippy::expect_used, reason = "a bug in the order of the start, found at the first boot")]
-    *CLOCK.get().expect("the clock is asked for before it is set up")
+    *current().expect("the clock is asked for before it is set up")
 }
 
 /// Waits.
@@ -93,8 +102,8 @@ pub fn spin_ms(ms: u64) {
     spin_us(ms.saturating_mul(1000));
 }
 
-/// Clock parameters for a counter of that speed that starts now.
-fn parameters(hz: u64, tsc_base: u64) -> ClockParameters {
+/// Clock parameters for a counter of that speed, for which it is `base_ns` when it shows `tsc_base`.
+fn parameters(hz: u64, tsc_base: u64, base_ns: Nanoseconds) -> ClockParameters {
     let (mut scaled, mut shift) = (hz, 0i8);
     // Bring the speed into (1, 2] GHz, so that the factor has all 32 bits.
     while scaled > 2_000_000_000 {
@@ -106,7 +115,7 @@ fn parameters(hz: u64, tsc_base: u64) -> ClockParameters {
         shift += 1;
     }
     let mul = ((1_000_000_000u128 << 32) / u128::from(scaled)) as u32;
-    ClockParameters { tsc_base, base_ns: Nanoseconds(0), mul, shift, khz: ((hz + 500) / 1000) as u32 }
+    ClockParameters { tsc_base, base_ns, mul, shift, khz: ((hz + 500) / 1000) as u32 }
 }
 
 /// Finds the counter's speed and starts system time.
@@ -117,8 +126,36 @@ pub(crate) fn init(acpi: Option<&Acpi>) -> Source {
     };
     let hz = hz.clamp(1_000_000, 100_000_000_000);
     TSC_HZ.store(hz, Ordering::Relaxed);
-    CLOCK.call_once(|| parameters(hz, rdtsc()));
+    CLOCK.call_once(|| parameters(hz, rdtsc(), Nanoseconds(0)));
     source
+}
+
+/// Measures the counter's speed again, from the beginning of the first measurement until now: the longer, the smaller
+/// the error, and a day's clock error is this error times 86,400 s. System time goes on from where it is. To be called
+/// once, before guests and other CPUs use the clock. Returns by how many millionths the speed was corrected, if it was.
+pub fn refine() -> Option<i64> {
+    let (reference, from) = BEGINNING.get()?;
+    let to = reference.sample();
+    let hz = tsc_hz();
+    let ticks = to.tsc.wrapping_sub(from.tsc);
+    // The reference must not have started again from zero, and the time must be longer than it was at first.
+    let ms = ticks / (hz / 1000).max(1);
+    if ms < 2 * MEASURE_MS || u128::from(ms) * u128::from(reference.hz) > u128::from(reference.mask) * 900 {
+        return None;
+    }
+    let better = reference.speed(from, &to)?;
+    let correction = (i128::from(better) - i128::from(hz)) * 1_000_000 / i128::from(hz);
+    // More than the first measurement can be wrong: then it is the reference that is not to be trusted.
+    if correction.abs() > 20_000 {
+        return None;
+    }
+    TSC_HZ.store(better, Ordering::Relaxed);
+    REFINED.call_once(|| {
+        let tsc = rdtsc();
+        let base = CLOCK.get().map_or(Nanoseconds(0), |c| from_tsc_with(c, tsc));
+        parameters(better, tsc, base)
+    });
+    Some(correction as i64)
 }
 
 /// CPUID leaf 0x15 (ratio to the core crystal), or the frequency leaf of the hypervisor that Radon runs under.
@@ -133,11 +170,60 @@ fn from_cpuid() -> Option<u64> {
     (100_000..20_000_000).contains(&khz).then(|| u64::from(khz) * 1000)
 }
 
+/// Where a reference counter is.
+#[derive(Clone, Copy)]
+enum Register {
+    /// 32 bits at an address that is mapped for ever.
+    Memory(usize),
+    /// 32 bits at a port.
+    Port(u16),
+}
+
 /// A counter of known speed.
-struct Reference<'a> {
-    read: &'a dyn Fn() -> u64,
+#[derive(Clone, Copy)]
+struct Reference {
+    register: Register,
     hz: u64,
     mask: u64,
+}
+
+/// Both counters at one moment.
+#[derive(Clone, Copy)]
+struct Sample {
+    tsc: u64,
+    reference: u64,
+}
+
+impl Reference {
+    fn read(&self) -> u64 {
+        match self.register {
+            // SAFETY: `measure_hpet` mapped the counter there for ever, aligned; reading it has no effect.
+            Register::Memory(at) => u64::from(unsafe { (at as *const u32).read_volatile() }),
+            // SAFETY: the firmware says that the ACPI timer is at this port; reading it has no side effect.
+            Register::Port(port) => u64::from(unsafe { inl(port) }),
+        }
+    }
+
+    /// Both counters at one moment: of a few tries the one whose reading took least time.
+    fn sample(&self) -> Sample {
+        let mut best = (u64::MAX, Sample { tsc: 0, reference: 0 });
+        for _ in 0..8 {
+            let before = rdtsc();
+            let reference = self.read();
+            let width = rdtsc().wrapping_sub(before);
+            if width < best.0 {
+                best = (width, Sample { tsc: before.wrapping_add(width / 2), reference });
+            }
+        }
+        best.1
+    }
+
+    /// The TSC's speed from two samples.
+    fn speed(&self, from: &Sample, to: &Sample) -> Option<u64> {
+        let elapsed = to.reference.wrapping_sub(from.reference) & self.mask;
+        let ticks = u128::from(to.tsc.wrapping_sub(from.tsc));
+        u64::try_from(ticks * u128::from(self.hz) / u128::from(elapsed.max(1))).ok()
+    }
 }
 
 fn measure(acpi: Option<&Acpi>) -> (u64, Source) {
@@ -146,10 +232,8 @@ fn measure(acpi: Option<&Acpi>) -> (u64, Source) {
     }
     let fadt = acpi.and_then(|a| a.fadt.as_ref());
     if let Some((port, wide)) = fadt.and_then(|f| Some((f.pm_timer?.port()?, f.pm_timer_32_bit))) {
-        // SAFETY: the firmware says that the ACPI timer is at this port; reading it has no side effect.
-        let read = || u64::from(unsafe { inl(port) });
         let mask = if wide { 0xffff_ffff } else { 0x00ff_ffff };
-        if let Some(hz) = against(&Reference { read: &read, hz: 3_579_545, mask }) {
+        if let Some(hz) = against(Reference { register: Register::Port(port), hz: 3_579_545, mask }) {
             return (hz, Source::PmTimer);
         }
     }
@@ -172,39 +256,23 @@ fn measure_hpet(address: radon_core::types::MachineAddr) -> Option<u64> {
     let configuration = read(CONFIGURATION);
     // SAFETY: as above.
     unsafe { base.add(CONFIGURATION).cast::<u32>().write_volatile(configuration | 1) };
-    let counter = || u64::from(read(COUNTER));
-    against(&Reference { read: &counter, hz: 1_000_000_000_000_000 / period_fs, mask: 0xffff_ffff })
-}
-
-/// The TSC and the reference at one moment: of a few tries the one whose reading took least time.
-fn sample(reference: &Reference<'_>) -> (u64, u64) {
-    let mut best = (u64::MAX, 0, 0);
-    for _ in 0..8 {
-        let before = rdtsc();
-        let value = (reference.read)();
-        let width = rdtsc().wrapping_sub(before);
-        if width < best.0 {
-            best = (width, before.wrapping_add(width / 2), value);
-        }
-    }
-    (best.1, best.2)
+    let register = Register::Memory(base.wrapping_add(COUNTER) as usize);
+    against(Reference { register, hz: 1_000_000_000_000_000 / period_fs, mask: 0xffff_ffff })
 }
 
 /// Measures the TSC's speed. `None` if the reference does not run.
-fn against(reference: &Reference<'_>) -> Option<u64> {
+fn against(reference: Reference) -> Option<u64> {
     let wanted = reference.hz * MEASURE_MS / 1000;
-    let (tsc_start, start) = sample(reference);
-    let elapsed = |value: u64| value.wrapping_sub(start) & reference.mask;
+    let from = reference.sample();
     // A reference that stands still must not hang the start: ten billion ticks are a second or more.
-    while elapsed((reference.read)()) < wanted {
-        if rdtsc().wrapping_sub(tsc_start) > 10_000_000_000 {
+    while reference.read().wrapping_sub(from.reference) & reference.mask < wanted {
+        if rdtsc().wrapping_sub(from.tsc) > 10_000_000_000 {
             return None;
         }
         relax();
     }
-    let (tsc_end, end) = sample(reference);
-    let ticks = u128::from(tsc_end.wrapping_sub(tsc_start));
-    u64::try_from(ticks * u128::from(reference.hz) / u128::from(elapsed(end).max(1))).ok()
+    BEGINNING.call_once(|| (reference, from));
+    reference.speed(&from, &reference.sample())
 }
 
 /// Measures against channel 2 of the 8254, whose output can be read at port 0x61.

@@ -28,7 +28,7 @@ use radon_core::types::{CpuId, DomainId, MachineAddr, Mfn, Nanoseconds, NodeId, 
 use radon_hal::boot::{Booted, Handover};
 use radon_hal::host::BareMetal;
 use radon_hal::report::{self, BuildId};
-use radon_hal::{apic, console, cpu, frames, heap, idle, interrupts, ioapic, selftest, svm};
+use radon_hal::{apic, console, cpu, frames, heap, idle, interrupts, ioapic, selftest, svm, time};
 use radon_x86::boot_info::MemoryKind;
 use radon_x86::domain::X86Domain;
 use radon_x86::hwdom::{Pci, physical_interrupt};
@@ -70,6 +70,9 @@ fn main(handover: Handover) -> ! {
     }
 
     let kernel = dom0::unpack_kernel(&machine).unwrap_or_else(|e| report::stop(format_args!("{e}")));
+    if let Some(correction) = time::refine() {
+        log::info!("Time: TSC at {} kHz, corrected by {correction} ppm", time::tsc_hz() / 1000);
+    }
     let (sys, free) = make_system(&machine, cpus);
     let own_gsi = take_serial_input(&machine, sys);
     guests::prepare(&machine, sys);
