@@ -12,7 +12,7 @@ use radon_core::domain::{Domain, DomainParts, Role};
 use radon_core::frames::Order;
 use radon_core::p2m::{Kind, P2m};
 use radon_core::platform::PhysMemory;
-use radon_core::types::{DomainId, Gfn, MachineAddr, Mfn, NodeId, PAGE_SIZE, VcpuId};
+use radon_core::types::{DomainId, Gfn, GuestPhysAddr, MachineAddr, Mfn, NodeId, PAGE_SIZE, VcpuId};
 use radon_core::vcpu::Vcpu;
 use radon_hal::boot::Booted;
 use radon_hal::boot_memory::BootBytes;
@@ -260,7 +260,9 @@ fn make_domain(
     let io_apics = io_apics(machine);
     let ecam = machine.acpi.as_ref().map_or(Vec::new(), |a| a.ecam.iter().map(|e| Ecam::from(*e)).collect());
     let targets = Targets::new(sys.machine, sys.router.clone(), DOM0, hv.platform.cpu_count());
-    let hardware = HardwareDevices::new(targets, &io_apics, ecam, own_ports.clone(), own_gsi);
+    // The HPET is in no table that dom0 sees, but in the DSDT, whose code looks for it at its address.
+    let hpet = machine.acpi.as_ref().and_then(|a| a.hpet).map(|h| GuestPhysAddr(h.address.0 & !(PAGE_SIZE - 1)));
+    let hardware = HardwareDevices::new(targets, &io_apics, ecam, own_ports.clone(), own_gsi).without(hpet);
     let host = radon_hal::host::BareMetal::default();
     let leaves = XenLeaves {
         version: XEN_VERSION,
@@ -293,6 +295,7 @@ fn make_domain(
     drop(batch);
     map_firmware(sys, machine, &domain)?;
 
+    let memory_types = MemoryTypes::of_machine(|number| sys.machine.read_msr(number));
     let direct = DirectAccess { ports: direct_ranges(&own_ports) };
     let config = LapicConfig { x2apic: true, tsc_deadline: cpuid.has(radon_abi::cpufeatureset::Feature::TSC_DEADLINE) };
     let all: Vec<Arc<Vcpu>> = (0..vcpus)
@@ -300,8 +303,7 @@ fn make_domain(
             let hardware = sys.machine.new_cpu(tag, root, &direct);
             let lapic = Lapic::new(apic_id(n), n == 0, config);
             let mut msrs = MsrState::new(MsrPolicy { microcode, cpuid_faulting: false });
-            // No firmware set the ranges up; without them Linux would not use the PAT.
-            msrs.memory_types = MemoryTypes::write_back();
+            msrs.memory_types = memory_types;
             Vcpu::new(&domain, VcpuId(n), Box::new(X86Vcpu::new(hardware, lapic, msrs, n != 0)))
         })
         .collect();
@@ -350,7 +352,7 @@ fn io_apics(machine: &Booted) -> Vec<IoApicConfig> {
         Some(IoApicConfig {
             id: a.id,
             version: 0x11,
-            base: radon_core::types::GuestPhysAddr(a.address.0),
+            base: GuestPhysAddr(a.address.0),
             gsi_base: a.gsi_base,
             pins: ioapic::pins_from(a.gsi_base)?,
             extended_destination: false,

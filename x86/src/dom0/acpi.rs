@@ -22,8 +22,10 @@ const OWNED: [&Signature; 11] =
     [b"APIC", b"HPET", b"DMAR", b"IVRS", b"SRAT", b"SLIT", b"HMAT", b"MSCT", b"MPST", b"PMTT", b"WAET"];
 /// Tables that the FADT points at and the root must not list, and one that is always the hypervisor's to make.
 const UNLISTED: [&Signature; 3] = [b"DSDT", b"FACS", b"STAO"];
-/// Tables that invite dom0 to use the serial port.
-const SERIAL: [&Signature; 2] = [b"SPCR", b"DBG2"];
+/// A table that invites dom0 to use the serial port as a debug port.
+const DEBUG_PORT: Signature = *b"DBG2";
+/// The table that names the serial port which the STAO hides. A STAO without it makes Linux complain.
+const CONSOLE: Signature = *b"SPCR";
 
 const MADT_IO_APIC: u8 = 1;
 const MADT_OVERRIDE: u8 = 2;
@@ -58,7 +60,7 @@ impl Builder<'_> {
     pub fn build(&self, base: u64) -> Vec<u8> {
         let kept: Vec<u64> = self.host.iter().filter(|t| self.keeps(&t.signature.0)).map(|t| t.at.0).collect();
         let mut own = Vec::from([self.madt()]);
-        if self.hide_uart {
+        if self.hide_uart && self.host.iter().any(|t| t.signature.0 == CONSOLE) {
             // One byte that says: ignore the serial port that SPCR names.
             own.push(table(b"STAO", 1, &[1]));
         }
@@ -83,7 +85,7 @@ impl Builder<'_> {
 
     /// Whether dom0 sees one of the machine's tables.
     fn keeps(&self, signature: &Signature) -> bool {
-        let hidden = OWNED.contains(&signature) || (self.hide_uart && SERIAL.contains(&signature));
+        let hidden = OWNED.contains(&signature) || (self.hide_uart && *signature == DEBUG_PORT);
         !hidden && !UNLISTED.contains(&signature)
     }
 
@@ -223,20 +225,21 @@ mod tests {
         let (host, madt) = (host(), host_madt());
         let all = builder(&host, &madt).build(BASE);
         let listed = entries(&all);
-        assert_eq!(listed[..4], [0xf_0000, 0xf_0300, 0xf_0500, 0xf_0900], "FACP, MCFG and both SSDTs, in order");
-        assert_eq!(listed.len(), 6);
-        let own: Vec<&[u8]> = listed[4..].iter().map(|a| table_at(&all, *a)).collect();
+        let kept = [0xf_0000, 0xf_0300, 0xf_0500, 0xf_0700, 0xf_0900];
+        assert_eq!(listed[..5], kept, "FACP, MCFG, SSDT, SPCR and SSDT, in order");
+        assert_eq!(listed.len(), 7);
+        let own: Vec<&[u8]> = listed[5..].iter().map(|a| table_at(&all, *a)).collect();
         assert_eq!(own.iter().map(|t| &t[..4]).collect::<Vec<_>>(), [&b"APIC"[..], b"STAO"]);
         assert!(own.iter().all(|t| sum(t) == 0));
         assert_eq!(own[1][36..], [1]);
-        assert!(listed[4..].iter().all(|a| a % 16 == 0));
+        assert!(listed[5..].iter().all(|a| a % 16 == 0));
     }
 
     #[test]
     fn the_madt_lists_vcpus_and_the_machines_io_apics() {
         let (host, madt) = (host(), host_madt());
         let all = builder(&host, &madt).build(BASE);
-        let own = table_at(&all, entries(&all)[4]);
+        let own = table_at(&all, entries(&all)[5]);
         let list: Vec<&[u8]> = madt_entries(own).collect();
         assert_eq!(list.len(), 5);
         for (vcpu, entry) in list[..3].iter().enumerate() {
@@ -263,7 +266,7 @@ mod tests {
         let (host, madt) = (host(), host_madt());
         let builder = builder(&host, &madt);
         assert_eq!(builder.size(), builder.build(BASE).len() as u64);
-        assert!(entries(&Builder { host: &[], ..builder }.build(BASE)).len() == 2);
+        assert!(entries(&Builder { host: &[], ..builder }.build(BASE)).len() == 1);
     }
 
     proptest! {
@@ -275,7 +278,7 @@ mod tests {
             }
             prop_assert!(madt_entries(&madt).all(|e| e.len() >= 2));
             let all = builder(&[], &madt).build(BASE);
-            prop_assert_eq!(entries(&all).len(), 2);
+            prop_assert_eq!(entries(&all).len(), 1);
         }
     }
 }

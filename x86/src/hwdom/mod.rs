@@ -126,6 +126,8 @@ pub struct HardwareDevices {
     /// Windows of the I/O APICs (first byte), for decisions without the lock.
     io_apic_windows: Vec<GuestPhysAddr>,
     io_apics: Lock<Vec<IoApic>>,
+    /// A page of registers that Radon keeps for itself: for the domain nothing is there.
+    kept_page: Option<GuestPhysAddr>,
 }
 
 impl HardwareDevices {
@@ -146,7 +148,16 @@ impl HardwareDevices {
         let io_apic_windows = io_apics.iter().map(|c| c.base).collect();
         let io_apics = io_apics.iter().filter_map(|c| IoApic::new(*c, Some(pins.clone()))).collect();
         let pci = Pci::new(targets.clone(), ecam);
-        HardwareDevices { targets, pci, hidden_ports, io_apic_windows, io_apics: Lock::new(Rank::Device, io_apics) }
+        let io_apics = Lock::new(Rank::Device, io_apics);
+        HardwareDevices { targets, pci, hidden_ports, io_apic_windows, io_apics, kept_page: None }
+    }
+
+    /// The same without the registers in the page at `page`, which Radon keeps for itself: reads give all ones, so that a
+    /// kernel that looks there finds no device.
+    #[must_use]
+    pub fn without(mut self, page: Option<GuestPhysAddr>) -> HardwareDevices {
+        self.kept_page = page;
+        self
     }
 
     /// Who takes interrupts.
@@ -161,11 +172,12 @@ impl HardwareDevices {
         &self.hidden_ports
     }
 
-    /// Whether the domain must not touch this address directly: a device that Radon emulates is there.
+    /// Whether the domain must not touch this address directly: a device that Radon emulates, or keeps, is there.
     #[must_use]
     pub fn is_emulated(&self, at: GuestPhysAddr) -> bool {
         let within = |base: GuestPhysAddr| at.0.checked_sub(base.0).is_some_and(|o| o < MMIO_SIZE);
-        within(lapic::MMIO_BASE) || self.io_apic_windows.iter().any(|w| within(*w)) || self.pci.is_emulated(at)
+        let windows = self.io_apic_windows.iter().chain(&self.kept_page);
+        within(lapic::MMIO_BASE) || windows.into_iter().any(|w| within(*w)) || self.pci.is_emulated(at)
     }
 
     /// The PCI devices.

@@ -26,6 +26,29 @@ impl MemoryTypes {
         MemoryTypes { default: ENABLE | WRITE_BACK, ..MemoryTypes::default() }
     }
 
+    /// What the machine's firmware has set up, as `read` says, so that dom0 maps devices as it would without a hypervisor;
+    /// [`MemoryTypes::write_back`] if it has set up nothing. Variable ranges that have no place here are left out.
+    #[must_use]
+    pub fn of_machine(read: impl Fn(u32) -> Option<u64>) -> MemoryTypes {
+        let Some(default) = read(msr::MTRR_DEF_TYPE).filter(|value| value & ENABLE != 0) else {
+            return MemoryTypes::write_back();
+        };
+        let mut types = MemoryTypes { default: default & 0xcff, ..MemoryTypes::default() };
+        let has_fixed = read(msr::MTRR_CAP).is_some_and(|value| value & 1 << 8 != 0);
+        for number in fixed_numbers().filter(|_| has_fixed) {
+            if let (Some(i), Some(value)) = (fixed_index(number), read(number))
+                && let Some(slot) = types.fixed.get_mut(i)
+            {
+                *slot = value;
+            }
+        }
+        let count = read(msr::MTRR_CAP).unwrap_or(0) & 0xff;
+        for (pair, number) in types.variable.iter_mut().take(count as usize).zip((msr::MTRR_PHYS_BASE0..).step_by(2)) {
+            *pair = [read(number).unwrap_or(0), read(number.saturating_add(1)).unwrap_or(0)];
+        }
+        types
+    }
+
     /// The value of one of these registers, `None` if `number` is another MSR.
     #[must_use]
     pub fn read(&self, number: u32) -> Option<u64> {
@@ -70,6 +93,11 @@ impl MemoryTypes {
 
 fn is_type(t: u64) -> bool {
     matches!(t, 0 | 1 | 4 | 5 | 6)
+}
+
+fn fixed_numbers() -> impl Iterator<Item = u32> {
+    let singles = [msr::MTRR_FIX_64K, msr::MTRR_FIX_16K_80000, msr::MTRR_FIX_16K_A0000];
+    singles.into_iter().chain(msr::MTRR_FIX_4K_C0000..=msr::MTRR_FIX_4K_F8000)
 }
 
 fn fixed_index(number: u32) -> Option<usize> {

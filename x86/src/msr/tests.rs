@@ -162,6 +162,32 @@ fn memory_type_ranges() {
 }
 
 #[test]
+fn memory_types_of_the_machine() {
+    // As SeaBIOS leaves them: all write-back, but for the hole below 4 GiB and the areas below 1 MiB.
+    let machine = |number| match number {
+        msr::MTRR_CAP => Some(0x50a),
+        msr::MTRR_DEF_TYPE => Some(0xc06),
+        0x250 | 0x258 => Some(0x0606_0606_0606_0606),
+        0x259 => Some(0),
+        0x268..=0x26f => Some(0x0505_0505_0505_0505),
+        0x200 => Some(0xc000_0000),
+        0x201 => Some(0xff_c000_0800),
+        0x210 => Some(6),
+        0x202..=0x213 => Some(0),
+        _ => None,
+    };
+    let types = MemoryTypes::of_machine(machine);
+    let expected = [(0x2ff, 0xc06), (0x250, 0x0606_0606_0606_0606), (0x259, 0), (0x26f, 0x0505_0505_0505_0505)];
+    for (number, value) in expected.into_iter().chain([(0x200, 0xc000_0000), (0x201, 0xff_c000_0800), (0x20f, 0)]) {
+        assert_eq!(types.read(number), Some(value), "{number:#x}");
+    }
+    assert_eq!(types.read(0x210), None, "there are eight variable ranges");
+    // Switched off, or none at all.
+    assert_eq!(MemoryTypes::of_machine(|n| (n == msr::MTRR_DEF_TYPE).then_some(6)), MemoryTypes::write_back());
+    assert_eq!(MemoryTypes::of_machine(|_| None), MemoryTypes::write_back());
+}
+
+#[test]
 fn handed_on() {
     let mut v = Vcpu::amd();
     assert_eq!(v.get(msr::TSC), Ok(Read::Tsc));
