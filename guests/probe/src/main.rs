@@ -1,0 +1,71 @@
+//! `probe`: what a test wants to know from inside Linux, as dom0 or as a guest. Linked statically, so that it runs in a
+//! file system that has nothing but BusyBox.
+//!
+//! - `probe fpu SECONDS PROCESSES`: floating-point registers and arithmetic of several processes stay what they are.
+//! - `probe soak SECONDS [DISK]`: load of many kinds, wake-ups measured, clocks printed; DISK is overwritten.
+//! - `probe nothing`: ends at once; a process for those who need one.
+//!
+//! The exit status is 0 if all is well; else a line that begins with `probe:` says what is not.
+
+mod fpu;
+mod load;
+mod soak;
+mod system;
+mod wakeups;
+
+use std::process::{Child, Command, ExitCode};
+use std::time::Duration;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("not a number: {text}"));
+    let result = match words[..] {
+        ["nothing"] => Ok(()),
+        ["fpu", seconds, processes] => {
+            number(seconds).and_then(|s| Ok((s, number(processes)?))).and_then(|(s, n)| fpu_processes(s, n))
+        }
+        ["fpu-one", seconds, seed] => {
+            number(seconds).and_then(|s| Ok((s, number(seed)?))).and_then(|(s, seed)| fpu_one(s, seed))
+        }
+        ["soak", seconds] => number(seconds).and_then(|s| soak::run(s, None)),
+        ["soak", seconds, disk] => number(seconds).and_then(|s| soak::run(s, Some(disk.as_ref()))),
+        _ => Err("usage: probe fpu SECONDS PROCESSES | soak SECONDS [DISK] | nothing".to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            println!("probe: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn fpu_one(seconds: u64, seed: u64) -> Result<(), String> {
+    let rounds = fpu::check(Duration::from_secs(seconds), seed)?;
+    println!("probe: process {seed}: {rounds} rounds of {}", fpu::kinds());
+    Ok(())
+}
+
+fn fpu_processes(seconds: u64, processes: u64) -> Result<(), String> {
+    let children: Vec<Child> = (1..=processes).map(|seed| start_fpu(seconds, seed)).collect::<Result<_, _>>()?;
+    finish(children)
+}
+
+/// Starts a process that checks floating point.
+fn start_fpu(seconds: u64, seed: u64) -> Result<Child, String> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["fpu-one", &seconds.to_string(), &seed.to_string()]);
+    command.spawn().map_err(|error| format!("cannot start a process: {error}"))
+}
+
+/// Waits for processes; all must succeed.
+fn finish(children: Vec<Child>) -> Result<(), String> {
+    let failed = children.into_iter().filter_map(|mut child| match child.wait() {
+        Ok(status) if status.success() => None,
+        Ok(status) => Some(status.to_string()),
+        Err(error) => Some(error.to_string()),
+    });
+    let failed: Vec<String> = failed.collect();
+    if failed.is_empty() { Ok(()) } else { Err(format!("processes ended with {}", failed.join(", "))) }
+}
