@@ -13,6 +13,9 @@ use crate::{host, image};
 /// The target of everything that runs without an operating system.
 pub(crate) const TARGET: &str = "x86_64-unknown-none";
 
+/// The target of the program that tests run inside dom0 and guests.
+const PROBE_TARGET: &str = "x86_64-unknown-linux-musl";
+
 /// Code is linked at fixed addresses in the top 2 GiB; backtraces walk the frame pointers.
 const RUSTFLAGS: &str = "-C relocation-model=static -C code-model=kernel -C force-frame-pointers=yes";
 
@@ -32,22 +35,36 @@ pub(crate) fn bare_metal_cargo(subcommand: &str) -> Command {
     command
 }
 
-/// Adds the bare-metal target to the toolchain if it is missing.
-pub(crate) fn ensure_target() -> Result<()> {
+/// Adds a target to the toolchain if it is missing.
+pub(crate) fn ensure_target(target: &str) -> Result<()> {
     let mut query = Command::new("rustc");
-    query.current_dir(host::root()).args(["--print", "target-libdir", "--target", TARGET]);
+    query.current_dir(host::root()).args(["--print", "target-libdir", "--target", target]);
     let folder = host::capture(&mut query)?;
     if Path::new(folder.trim()).exists() {
         return Ok(());
     }
-    eprintln!("Adding the Rust target {TARGET} (rustup target add)");
-    host::run(Command::new("rustup").current_dir(host::root()).args(["target", "add", TARGET]))
+    eprintln!("Adding the Rust target {target} (rustup target add)");
+    host::run(Command::new("rustup").current_dir(host::root()).args(["target", "add", target]))
+}
+
+/// Builds the program that tests run inside dom0 and guests (`guests/probe`), linked statically, and returns its bytes.
+pub(crate) fn probe() -> Result<Vec<u8>> {
+    ensure_target(PROBE_TARGET)?;
+    let mut command = host::cargo();
+    command.args(["build", "--quiet", "--release", "--package", "radon-probe", "--target", PROBE_TARGET]);
+    // Rust brings the linker and the C library along, so nothing else has to be installed.
+    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS", "-C linker=rust-lld");
+    command.env("CARGO_PROFILE_RELEASE_STRIP", "true");
+    let output = command.output().context("cannot start cargo")?;
+    ensure!(output.status.success(), "guests/probe does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    let file = host::target().join(PROBE_TARGET).join("release/probe");
+    fs::read(&file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// Builds the image and returns its file; beside it are the same compressed (`.gz`), the symbols (`.syms`) and the
 /// linker's output for debuggers (`.elf`). `messages` takes cargo's messages.
 pub(crate) fn build(profile: Profile, messages: Stdio) -> Result<PathBuf> {
-    ensure_target()?;
+    ensure_target(TARGET)?;
     let mut command = bare_metal_cargo("build");
     command.args(["--package", "radon", "--message-format=json-render-diagnostics"]);
     if profile == Profile::Release {

@@ -83,13 +83,16 @@ pub(crate) fn build(debian: &Debian, flavour: Flavour) -> Result<PathBuf> {
     store(name, &bytes)
 }
 
-/// Makes a file system that is `base` with a script added, which `radon.script=` then names. Returns the file and the
-/// script's path in it.
-pub(crate) fn with_script(base: &Path, name: &str, script: &str) -> Result<(PathBuf, String)> {
+/// Makes a file system that is `base` with a script added, which `radon.script=` then names, and perhaps the program
+/// `probe`. Returns the file and the script's path in it.
+pub(crate) fn with_script(base: &Path, name: &str, script: &str, probe: Option<Vec<u8>>) -> Result<(PathBuf, String)> {
     let mut bytes = fs::read(base)?;
     let inside = format!("tests/{name}.sh");
     let mut archive = Archive::new();
     archive.file(&inside, 0o755, script);
+    if let Some(program) = probe {
+        archive.file("usr/bin/probe", 0o755, program);
+    }
     archive.write(&mut bytes)?;
     Ok((store(&format!("{name}.cpio"), &bytes)?, format!("/{inside}")))
 }
@@ -110,6 +113,7 @@ const GUEST_SCRIPTS: &[(&str, &str)] = &[
     ("etc/exit.sh", include_str!("../guest/exit.sh")),
     ("etc/count.sh", include_str!("../guest/count.sh")),
     ("etc/disk.sh", include_str!("../guest/disk.sh")),
+    ("etc/fpu.sh", include_str!("../guest/fpu.sh")),
 ];
 
 /// Removes what was stored for one machine, as far as it is there.

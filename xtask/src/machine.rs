@@ -14,7 +14,8 @@ const HYPERVISOR_OPTIONS: &str = "console=com1 com1=115200,8n1 dom0=pvh dom0_mem
 /// Options that the dom0 kernel gets; what a user adds comes after.
 const DOM0_OPTIONS: &str = "console=hvc0";
 /// Less is emulated faster: without AVX the guest's libraries take paths that QEMU translates well.
-const CPU: &str = "EPYC,-monitor,-xsave,-avx,-avx2";
+const CPU: &str = "EPYC,-monitor";
+const WITHOUT_AVX: &str = ",-xsave,-avx,-avx2";
 /// What the model has and QEMU's translator lacks: it would warn of each.
 const NOT_IN_TCG: &str = ",-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-topoext,-nrip-save,-xsavec";
 
@@ -67,6 +68,8 @@ pub(crate) struct Machine {
     pub cpus: u32,
     pub threads: Threads,
     pub memory_mib: u32,
+    /// With XSAVE and AVX.
+    pub avx: bool,
     /// Added to the CPU model, such as `,-svm`.
     pub cpu_flags: String,
     /// Added to the hypervisor's command line.
@@ -96,6 +99,7 @@ impl Machine {
             cpus: 1,
             threads: Threads::Single,
             memory_mib: 3072,
+            avx: false,
             cpu_flags: String::new(),
             append: String::new(),
             dom0_append: String::new(),
@@ -180,7 +184,8 @@ impl Machine {
         let rdtscp = if is_xen { ",-rdtscp" } else { "" };
         let use_kvm = !self.icount && nested_svm();
         let lacking = if use_kvm { "" } else { NOT_IN_TCG };
-        let cpu = format!("{CPU}{lacking}{rdtscp}{}", self.cpu_flags);
+        let avx = if self.avx { "" } else { WITHOUT_AVX };
+        let cpu = format!("{CPU}{avx}{lacking}{rdtscp}{}", self.cpu_flags);
         let words = if self.icount {
             ensure!(self.cpus == 1, "instruction counting needs exactly one CPU");
             let clock = "base=2024-01-01T00:00:00,clock=vm";

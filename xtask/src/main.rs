@@ -2,6 +2,7 @@
 
 mod bochs;
 mod build;
+mod clocks;
 mod cpio;
 mod devices;
 mod host;
@@ -16,6 +17,7 @@ mod run;
 mod scenario;
 mod scenarios;
 mod serial;
+mod soak;
 mod test;
 
 use std::process::{ExitCode, Stdio};
@@ -43,6 +45,8 @@ enum Task {
     Fetch,
     /// Boot the image in an emulated machine, to a shell in dom0
     Run(Box<run::Options>),
+    /// Run a long test of stability
+    Soak(soak::Options),
     /// Run every check; the last line is "N passed, N failed, N skipped"
     Test(test::Options),
 }
@@ -70,6 +74,7 @@ fn perform(task: Task) -> Result<bool> {
             println!("Debian's kernel {} and Xen are in {}", debian.kernel_release, debian.root.display());
         }
         Task::Run(options) => run::run(&options)?,
+        Task::Soak(options) => return soak::soak(&options),
         Task::Test(options) => return test::test(&options),
     }
     Ok(true)

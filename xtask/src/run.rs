@@ -119,7 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(script) = &options.script {
         let text = fs::read_to_string(script).with_context(|| format!("cannot read {}", script.display()))?;
         let path;
-        (initrd, path) = initrd::with_script(&initrd, "run", &text)?;
+        (initrd, path) = initrd::with_script(&initrd, "run", &text, Some(build::probe()?))?;
         dom0_append = format!("radon.script={path} {dom0_append}");
     }
     let profile = if options.debug { Profile::Debug } else { Profile::Release };

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::bochs;
+use crate::clocks::Clocks;
 use crate::devices::{self, Card, Controller, Disk};
-use crate::host;
 use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
 use crate::packages::Debian;
 use crate::rootfs;
 use crate::serial::{Event, Session};
+use crate::{bochs, build, host};
 
 /// Nothing that works prints these, whichever hypervisor and kernel.
 const FORBIDDEN: &[&str] = &[
@@ -77,6 +77,12 @@ pub(crate) struct Scenario {
     flavour: Flavour,
     kernel: Kernel,
     script: Option<&'static str>,
+    /// The script uses the program `probe`.
+    probe: bool,
+    /// How far dom0's clocks may go from the host's, if it prints them.
+    clock_bound: Option<Duration>,
+    /// Lines that begin with this are shown while the machine runs.
+    follow: Option<&'static str>,
     steps: Vec<Step>,
     allowed: Vec<&'static str>,
     /// In seconds of QEMU's CPU time.
@@ -109,6 +115,9 @@ impl Scenario {
             flavour: Flavour::Mini,
             kernel: Kernel::Debian,
             script: None,
+            probe: false,
+            clock_bound: None,
+            follow: None,
             steps: Vec::new(),
             allowed: Vec::new(),
             limit: 120,
@@ -139,6 +148,36 @@ impl Scenario {
 
     pub(crate) fn cpu_flags(mut self, flags: &str) -> Scenario {
         self.machine.cpu_flags = flags.to_owned();
+        self
+    }
+
+    /// With XSAVE and AVX, which other machines lack.
+    pub(crate) fn avx(mut self) -> Scenario {
+        self.machine.avx = true;
+        self
+    }
+
+    /// Gives the script the program `probe`.
+    pub(crate) fn probe(mut self) -> Scenario {
+        self.probe = true;
+        self
+    }
+
+    /// dom0's clocks, as `probe` prints them, must stay this near to the host's.
+    pub(crate) fn clocks_within(mut self, bound: Duration) -> Scenario {
+        self.clock_bound = Some(bound);
+        self
+    }
+
+    /// Shows lines that begin with `text` while the machine runs.
+    pub(crate) fn follow(mut self, text: &'static str) -> Scenario {
+        self.follow = Some(text);
+        self
+    }
+
+    /// Words for dom0's command line.
+    pub(crate) fn dom0_append(mut self, words: &str) -> Scenario {
+        self.machine.dom0_append = words.to_owned();
         self
     }
 
@@ -248,9 +287,10 @@ impl Scenario {
             Kernel::Bytes(bytes) => kernel = Some(initrd::store(&format!("{}.kernel", self.name), bytes)?),
         }
         if let (Some(text), Some(base)) = (self.script, &module) {
-            let (file, path) = initrd::with_script(base, self.name, text)?;
+            let probe = if self.probe { Some(build::probe()?) } else { None };
+            let (file, path) = initrd::with_script(base, self.name, text, probe)?;
             module = Some(file);
-            machine.dom0_append = format!("radon.script={path}");
+            machine.dom0_append = format!("radon.script={path} {}", machine.dom0_append);
         }
         let mut made = Vec::new();
         if self.flavour == Flavour::Debian {
@@ -269,12 +309,17 @@ impl Scenario {
         let mut session = Session::start(&mut emulator, &log, Duration::from_secs(self.limit), false)?;
         let mut matcher = Matcher::new(&self.steps, &self.allowed);
         let mut lines = Vec::new();
-        let failure = loop {
+        let mut clocks = Clocks::default();
+        let mut failure = loop {
             while let Some(text) = matcher.take_input() {
                 session.send(&text)?;
             }
             match session.next()? {
                 Event::Line(line) => {
+                    clocks.line(&line);
+                    if self.follow.is_some_and(|text| line.starts_with(text)) {
+                        println!("{line}");
+                    }
                     let problem = matcher.line(&line);
                     lines.push(line);
                     if problem.is_some() {
@@ -287,6 +332,14 @@ impl Scenario {
                 Event::Ended(status) => break Some(format!("QEMU ended ({status}); {}", matcher.state())),
             }
         };
+        if let Some(bound) = self.clock_bound {
+            let text = clocks.report();
+            session.note(&text)?;
+            if self.follow.is_some() {
+                println!("{text}");
+            }
+            failure = failure.or_else(|| clocks.problem(bound));
+        }
         if let Some(text) = &failure {
             // A report of several lines is worth having in the log as a whole.
             drain(&mut session, &mut lines)?;

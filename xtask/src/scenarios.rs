@@ -1,5 +1,7 @@
 //! The table of system tests.
 
+use std::time::Duration;
+
 use crate::devices::{Card, Controller};
 use crate::initrd::Flavour;
 use crate::machine::{Loader, Threads};
@@ -16,6 +18,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         dom0("boot-2-cpus-concurrent").cpus(2, Threads::Multi),
         dom0("boot-4-cpus").cpus(4, Threads::Single).limit(240),
         dom0("boot-4-cpus-concurrent").cpus(4, Threads::Multi).limit(240),
+        dom0("boot-8-cpus").cpus(8, Threads::Single).limit(300),
         dom0("boot-grub-bios").loader(Loader::GrubBios).limit(180),
         dom0("boot-grub-uefi").loader(Loader::GrubUefi).limit(180),
         dom0("boot-bochs").radon_only().loader(Loader::Bochs).memory(1024).limit(400),
@@ -30,10 +33,14 @@ pub(crate) fn all() -> Vec<Scenario> {
             include_str!("../scripts/dom0-sees-xen.sh"),
             &["hypervisor type", "version", "privileged", "time advances"],
         ),
+        Scenario::new("dom0-dmesg")
+            .cpus(2, Threads::Single)
+            .script(include_str!("../scripts/dom0-dmesg.sh"), &["no other warnings"]),
         Scenario::new("dom0-load")
             .cpus(2, Threads::Multi)
             .limit(300)
             .script(include_str!("../scripts/dom0-load.sh"), &["processes", "pipes", "memory", "arithmetic"]),
+        soak("soak-quick", 50),
     ];
     let devices = [devices("devices"), devices("devices-2-cpus").cpus(2, Threads::Multi)];
     let debian = [Scenario::new("debian")
@@ -68,6 +75,8 @@ pub(crate) fn all() -> Vec<Scenario> {
             &["create", "boot", "pause", "destroy", "poweroff", "memory returned"],
         ),
         Scenario::new("xl-disk").limit(400).script(include_str!("../scripts/xl-disk.sh"), &["create", "read", "write"]),
+        fpu("fpu"),
+        fpu("fpu-avx").avx(),
         Scenario::new("xl-save").limit(400).script(include_str!("../scripts/xl-save.sh"), &["boot", "save", "restore"]),
     ]
     .map(|scenario| scenario.flavour(Flavour::Tools));
@@ -108,6 +117,32 @@ fn devices(name: &'static str) -> Scenario {
             &["files read after reset", "MSI-X of nvme", "MSI-X of virtio", "MSI-X of e1000e", "MSI of ahci"],
         )
         .expect(&["reboot: Power down"])
+}
+
+/// Floating point in dom0 and a guest at once.
+fn fpu(name: &'static str) -> Scenario {
+    Scenario::new(name)
+        .cpus(2, Threads::Multi)
+        .probe()
+        .limit(600)
+        .script(include_str!("../scripts/fpu.sh"), &["dom0's floating point", "the guest's floating point"])
+}
+
+/// Mixed load on four CPUs for so many seconds.
+pub(crate) fn soak(name: &'static str, seconds: u64) -> Scenario {
+    Scenario::new(name)
+        .cpus(4, Threads::Multi)
+        .probe()
+        .disks(&[Controller::Virtio])
+        .dom0_append(&format!("radon.seconds={seconds}"))
+        .clocks_within(Duration::from_millis(50))
+        .limit(300 + 4 * seconds)
+        .script(include_str!("../scripts/soak.sh"), &["soak", "dmesg"])
+}
+
+/// One boot of many.
+pub(crate) fn soak_boot(name: &'static str, cpus: u32) -> Scenario {
+    dom0(name).cpus(cpus, Threads::Multi).limit(300)
 }
 
 /// A machine on which Radon says why it cannot start dom0 and resets the machine, instead of hanging or crashing.

@@ -17,7 +17,7 @@ use crate::{build, host, packages, run, scenarios};
 /// Lines of a failing test's log that are shown.
 const TAIL: usize = 40;
 /// Crates that are tested on the host.
-const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "xtask"];
+const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "radon-probe", "xtask"];
 /// Crates that are built for the bare machine only.
 const BARE_CRATES: &[&str] = &["radon-hal", "radon"];
 
@@ -177,7 +177,7 @@ impl Verdict {
 fn perform(check: Check, lab: &Lab, log: &Path) -> Result<Verdict> {
     match check {
         Check::Command(mut command) => {
-            build::ensure_target()?;
+            build::ensure_target(build::TARGET)?;
             let (success, _) = logged(&mut command, log)?;
             Ok(match success {
                 true => Verdict::passed(log.to_path_buf()),

@@ -1,0 +1,2 @@
+# Floating point in a guest.
+probe fpu 25 3

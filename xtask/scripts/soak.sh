@@ -1,0 +1,20 @@
+# Mixed load for radon.seconds=: see guests/probe. The disk is a virtio one if there is one, else a loop device.
+. /etc/testlib.sh
+
+seconds=60
+for word in $(cat /proc/cmdline); do
+    case $word in radon.seconds=*) seconds=${word#radon.seconds=} ;; esac
+done
+disk=/dev/vda
+if [ ! -b $disk ]; then
+    dd if=/dev/zero of=/tmp/disk bs=1M count=32 2>/dev/null
+    disk=$(losetup -f)
+    losetup "$disk" /tmp/disk || fail "no disk, and no loop device"
+fi
+echo "SOAK disk: $disk"
+# Only what is said from here on counts.
+dmesg -c >/dev/null
+probe soak "$seconds" "$disk" || fail soak
+ok soak
+dmesg -r | grep '^<[0-4]>' && fail "the kernel complains"
+ok dmesg

@@ -1,0 +1,143 @@
+//! `cargo xtask soak`: long tests of stability. What belongs in a pull request is in `cargo xtask test`; these are for a
+//! night, or for a doubt.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::build::{self, Profile};
+use crate::packages::{self, Debian};
+use crate::scenario::Scenario;
+use crate::{host, run, scenarios};
+
+/// Options of `cargo xtask soak`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Options {
+    /// Which one (see --list)
+    #[arg(required_unless_present = "list")]
+    name: Option<String>,
+    /// For how long
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Threads on the host that keep it busy meanwhile (boot only) [default: one for each of its CPUs]
+    #[arg(long)]
+    load: Option<usize>,
+    /// Run it on Debian's Xen: is it Radon that fails?
+    #[arg(long)]
+    xen: bool,
+    /// Print the names and do nothing
+    #[arg(long)]
+    list: bool,
+}
+
+const SOAKS: &[(&str, &str)] = &[
+    ("mixed", "load of all kinds on a dom0 with 4 CPUs: wake-ups, clocks and kernel messages are watched (10 minutes)"),
+    ("boot", "boots with 2 and 4 CPUs, again and again, on a host that is kept busy (20 minutes)"),
+];
+
+/// Runs the soak that `options` name. Returns whether nothing failed.
+pub(crate) fn soak(options: &Options) -> Result<bool> {
+    if options.list {
+        SOAKS.iter().for_each(|(name, what)| println!("{name:<8} {what}"));
+        return Ok(true);
+    }
+    let name = options.name.as_deref().unwrap_or_default();
+    let known = SOAKS.iter().any(|(known, _)| *known == name);
+    let unknown = || format!("no soak is called '{name}'; cargo xtask soak --list shows those there are");
+    known.then_some(()).with_context(unknown)?;
+    let debian = packages::fetch()?;
+    let hypervisor =
+        if options.xen { run::debian_xen(&debian)? } else { build::build(Profile::Release, Stdio::inherit())? };
+    let lab = Lab { debian, hypervisor, xen: options.xen };
+    match name {
+        "mixed" => mixed(&lab, options.minutes.unwrap_or(10)),
+        _ => boots(&lab, options),
+    }
+}
+
+struct Lab {
+    debian: Debian,
+    hypervisor: PathBuf,
+    xen: bool,
+}
+
+impl Lab {
+    /// Runs one machine; says what went wrong, if anything did.
+    fn run(&self, scenario: &Scenario) -> Result<Option<String>> {
+        let logs = host::output().join("logs");
+        let outcome = scenario.run(&self.debian, &self.hypervisor, self.xen, &logs)?;
+        Ok(outcome.failure.map(|why| format!("{why}\n        the whole log: {}", outcome.log.display())))
+    }
+}
+
+fn mixed(lab: &Lab, minutes: u64) -> Result<bool> {
+    let scenario = scenarios::soak("soak-mixed", minutes * 60).follow("SOAK ");
+    let failure = lab.run(&scenario)?;
+    match &failure {
+        None => println!("1 passed, 0 failed, 0 skipped"),
+        Some(why) => println!("FAILED  {why}\n0 passed, 1 failed, 0 skipped"),
+    }
+    Ok(failure.is_none())
+}
+
+fn boots(lab: &Lab, options: &Options) -> Result<bool> {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let load = Load::start(options.load.unwrap_or(cpus));
+    let until = Instant::now() + Duration::from_secs(60 * options.minutes.unwrap_or(20));
+    let (mut number, mut failed) = (0, 0);
+    while number == 0 || Instant::now() < until {
+        number += 1;
+        let cpus = if number % 2 == 0 { 2 } else { 4 };
+        let start = Instant::now();
+        // Each failure keeps its log.
+        let name: &'static str = if failed == 0 { "soak-boot" } else { format!("soak-boot-{failed}").leak() };
+        let failure = lab.run(&scenarios::soak_boot(name, cpus))?;
+        let seconds = start.elapsed().as_secs();
+        match failure {
+            None => println!("boot {number} with {cpus} CPUs: ok in {seconds} s; {failed} failed so far"),
+            Some(why) => {
+                failed += 1;
+                println!("boot {number} with {cpus} CPUs: FAILED after {seconds} s: {why}");
+            }
+        }
+    }
+    drop(load);
+    println!("{} passed, {failed} failed, 0 skipped", number - failed);
+    Ok(failed == 0)
+}
+
+/// Threads that use as much of the host as they can get.
+struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(count: usize) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let spin = |stop: Arc<AtomicBool>| {
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            }
+        };
+        let threads = (0..count).map(|_| thread::spawn(spin(stop.clone()))).collect();
+        Load { stop, threads }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A thread that only spins does not panic.
+            let _ = thread.join();
+        }
+    }
+}
