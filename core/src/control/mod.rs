@@ -176,14 +176,23 @@ struct State {
     has_run: bool,
     /// Violations of memory access rules wait for a listener.
     access_required: bool,
+    /// An operation on the log of frames that are written to is under way.
+    logging: Option<domctl::Progress>,
 }
 
 impl Default for DomainControl {
     /// Of a domain that the hypervisor made itself: dom0.
     fn default() -> Self {
         let config = CreateDomain { flags: XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP, ..CreateDomain::default() };
-        let state =
-            State { config, handle: [0; 16], pauses: 0, phase: Phase::Alive, has_run: true, access_required: false };
+        let state = State {
+            config,
+            handle: [0; 16],
+            pauses: 0,
+            phase: Phase::Alive,
+            has_run: true,
+            access_required: false,
+            logging: None,
+        };
         DomainControl { state: Lock::new(Rank::Domain, state) }
     }
 }

@@ -153,6 +153,12 @@ impl FrameInfo {
         State(self.state.load(Ordering::Acquire))
     }
 
+    /// Whether there are references besides the owner's claim. In sequential consistency with [`FrameInfo::update`], for the
+    /// log of dirty frames.
+    pub(super) fn is_shared(&self) -> bool {
+        State(self.state.load(Ordering::SeqCst)).count() > 1
+    }
+
     /// Overwrites the state. Only for frames on which nobody else can act: under the allocator's lock or count zero.
     pub(super) fn store(&self, state: State) {
         self.state.store(state.0, Ordering::Release);
@@ -161,7 +167,7 @@ impl FrameInfo {
     /// Replaces the state by what `f` makes of it, unless `f` refuses. Returns the old state either way.
     pub(super) fn update(&self, f: impl Fn(State) -> Option<State>) -> Result<State, State> {
         self.state
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |s| f(State(s)).map(|s| s.0))
+            .fetch_update(Ordering::SeqCst, Ordering::Acquire, |s| f(State(s)).map(|s| s.0))
             .map(State)
             .map_err(State)
     }

@@ -366,6 +366,11 @@ impl FrameAllocator {
         Some(PageRef { frames: self, mfn })
     }
 
+    /// Whether a domain's frame has references besides its owner's claim.
+    pub(crate) fn is_shared(&self, mfn: Mfn) -> bool {
+        self.table.get(mfn).is_some_and(FrameInfo::is_shared)
+    }
+
     /// Ends a reference that was [`PageRef::keep`]t.
     pub(crate) fn put(&self, mfn: Mfn) {
         self.drop_references(mfn, 1, State::decremented);

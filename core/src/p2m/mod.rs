@@ -31,6 +31,7 @@
 //! Changes are made under one lock per p2m (rank [`Rank::P2m`]). [`P2m::get_page`] and [`P2m::query`] take none and may
 //! be called anywhere. Two p2ms are never locked together: the reference on a peer's frame is taken by lookup before.
 
+pub mod dirty;
 mod guest_phys;
 mod table;
 #[cfg(test)]
@@ -104,6 +105,8 @@ struct State {
     closed: bool,
     /// Where [`P2m::relinquish`] goes on.
     cursor: Gfn,
+    /// Where [`P2m::start_logging`] and [`P2m::stop_logging`] go on.
+    log_cursor: Gfn,
 }
 
 /// A domain's map of guest frames to machine frames.
@@ -113,6 +116,7 @@ pub struct P2m {
     identity: bool,
     table: Box<dyn NestedTable>,
     state: Lock<State>,
+    log: dirty::DirtyLog,
     /// The highest gfn that was ever mapped.
     max_gfn: AtomicU64,
 }
@@ -122,8 +126,8 @@ impl P2m {
     /// [`crate::platform::Platform::flush_guest_tlb`]. `identity` keeps gfn == mfn for RAM, see the module's text.
     #[must_use]
     pub fn new(owner: DomainId, table: Box<dyn NestedTable>, tag: u64, identity: bool) -> P2m {
-        let state = Lock::new(Rank::P2m, State { closed: false, cursor: Gfn(0) });
-        P2m { owner, tag, identity, table, state, max_gfn: AtomicU64::new(0) }
+        let state = Lock::new(Rank::P2m, State { closed: false, cursor: Gfn(0), log_cursor: Gfn(0) });
+        P2m { owner, tag, identity, table, state, log: dirty::DirtyLog::default(), max_gfn: AtomicU64::new(0) }
     }
 
     /// Machine address of the nested page table.
@@ -186,12 +190,16 @@ impl P2m {
             if !entry.kind.counted() {
                 return Err(PageError::NotMemory);
             }
-            if access == Access::Write && !entry.kind.writable() {
+            let writable = entry.kind.writable() || entry.kind == Kind::RamLogDirty;
+            if access == Access::Write && !writable {
                 return Err(PageError::ReadOnly);
             }
             if let Some(page) = hv.frames.get_any(entry.mfn)
                 && self.query(hv, gfn).entry == entry
             {
+                if access == Access::Write && entry.kind.own_ram() {
+                    self.log.note(gfn, 1);
+                }
                 return Ok(Page { page, kind: entry.kind });
             }
         }
@@ -220,6 +228,7 @@ impl P2m {
         if self.identity && (gfn.0 != start.0) {
             return Err(Errno::EBUSY);
         }
+        self.log.prepare(gfn, count)?;
         let entry = Entry { kind: Kind::RamRw, mfn: start };
         if count == 1 {
             self.replace(hv, gfn, entry, batch)?;
@@ -227,6 +236,7 @@ impl P2m {
             self.fill(hv, gfn, count, entry)?;
         }
         hv.frames.set_gfn(start, count, Some(gfn));
+        self.log.note(gfn, count);
         frames.mapped();
         Ok(())
     }
@@ -301,11 +311,13 @@ impl P2m {
         if from == to {
             return Ok(());
         }
+        self.log.prepare(to, 1)?;
         // Split what is around `from` before anything changes, so that the last write cannot fail.
         self.set(hv, from, Order::PAGE, entry)?;
         self.replace(hv, to, entry, batch)?;
         self.clear_moved(hv, from, entry, batch);
         hv.frames.set_gfn(entry.mfn, 1, Some(to));
+        self.log.note(to, 1);
         Ok(())
     }
 
@@ -345,6 +357,7 @@ impl P2m {
             return Err(Errno::EINVAL);
         }
         self.set(hv, gfn, Order::PAGE, Entry { kind, ..entry })?;
+        self.log.note(gfn, 1);
         batch.belong_to(self.tag);
         batch.push(entry.mfn, 1, End::Nothing);
         Ok(())

@@ -9,6 +9,7 @@ use radon_core::ops::hvm;
 use radon_core::p2m::Kind;
 use radon_core::sched::ShutdownReason;
 use radon_core::time::VcpuTimer;
+use radon_core::types::GuestPhysAddr;
 
 use super::Cx;
 use super::faults;
@@ -356,6 +357,10 @@ impl Cx<'_> {
     }
 
     fn nested_fault(&mut self, fault: &NestedFault) {
+        let gfn = GuestPhysAddr(fault.gpa).gfn();
+        if fault.present && fault.write && self.domain.p2m.write_faulted(self.hv(), gfn) {
+            return;
+        }
         if self.map_on_demand(fault) {
             return;
         }

@@ -4,7 +4,7 @@ use radon_abi::domctl as abi;
 use radon_abi::domctl::{GetPageFrameInfo3, MaxMem, PagingMempool, ShadowOp};
 use radon_abi::errno::Errno;
 
-use super::{request, write};
+use super::{log_dirty, request, write};
 use crate::domain::Domain;
 use crate::hypercall::{Args, Caller, OpResult, Outcome, SUCCESS};
 use crate::types::{Gfn, GuestVirtAddr, PAGE_SIZE};
@@ -82,12 +82,13 @@ pub(super) fn set_paging_mempool_size(caller: &Caller<'_>, args: Args) -> OpResu
     SUCCESS
 }
 
-/// `XEN_DOMCTL_shadow_op`: memory for page tables in MiB. Frames that were written to are not logged yet.
+/// `XEN_DOMCTL_shadow_op`: memory for page tables in MiB, and the log of frames that are written to ([`log_dirty`]).
 ///
-/// Errors: `EINVAL`: the caller's own domain, no vCPUs, or no such operation. `ENOMEM`: it has more. `EOPNOTSUPP`: logging.
+/// Errors: `EINVAL`: the caller's own domain, a dying one, one without vCPUs, or no such operation. `ENOMEM`: it has more
+/// page tables.
 pub(super) fn shadow_op(caller: &Caller<'_>, args: Args) -> OpResult {
     let (domain, mut r): (_, ShadowOp) = request(caller, args)?;
-    if domain.id == caller.domain.id || domain.vcpus().is_empty() {
+    if domain.id == caller.domain.id || domain.vcpus().is_empty() || domain.control.is_dying() {
         return Err(Errno::EINVAL);
     }
     match r.op {
@@ -97,11 +98,14 @@ pub(super) fn shadow_op(caller: &Caller<'_>, args: Args) -> OpResult {
         abi::XEN_DOMCTL_SHADOW_OP_SET_ALLOCATION => {
             set_table_pages(&domain, u64::from(r.mb).saturating_mul(PAGES_PER_MIB))?;
         }
-        abi::XEN_DOMCTL_SHADOW_OP_ENABLE
-        | abi::XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY
-        | abi::XEN_DOMCTL_SHADOW_OP_CLEAN
-        | abi::XEN_DOMCTL_SHADOW_OP_PEEK
-        | abi::XEN_DOMCTL_SHADOW_OP_OFF => return Err(Errno::EOPNOTSUPP),
+        abi::XEN_DOMCTL_SHADOW_OP_ENABLE if r.mode == abi::XEN_DOMCTL_SHADOW_ENABLE_LOG_DIRTY => {
+            return log_dirty::enable(caller, args, &domain, &r);
+        }
+        abi::XEN_DOMCTL_SHADOW_OP_ENABLE_LOGDIRTY => return log_dirty::enable(caller, args, &domain, &r),
+        abi::XEN_DOMCTL_SHADOW_OP_CLEAN | abi::XEN_DOMCTL_SHADOW_OP_PEEK => {
+            return log_dirty::collect(caller, args, &domain, r);
+        }
+        abi::XEN_DOMCTL_SHADOW_OP_OFF => return log_dirty::disable(caller, args, &domain, &r),
         _ => return Err(Errno::EINVAL),
     }
     write(caller, args, &r)

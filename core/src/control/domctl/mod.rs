@@ -11,6 +11,7 @@ mod context;
 mod create;
 mod destroy;
 mod life;
+mod log_dirty;
 mod memory;
 mod query;
 mod settings;
@@ -57,7 +58,7 @@ pub static OPERATIONS: &[Operation] = &[
     op(abi::XEN_DOMCTL_UNPAUSEDOMAIN, "XEN_DOMCTL_unpausedomain", life::unpause),
     op(abi::XEN_DOMCTL_GETDOMAININFO, "XEN_DOMCTL_getdomaininfo", query::get_domain_info),
     op(abi::XEN_DOMCTL_SETVCPUAFFINITY, "XEN_DOMCTL_setvcpuaffinity", vcpus::set_affinity),
-    part(abi::XEN_DOMCTL_SHADOW_OP, "XEN_DOMCTL_shadow_op", "logging of frames that are written to", memory::shadow_op),
+    op(abi::XEN_DOMCTL_SHADOW_OP, "XEN_DOMCTL_shadow_op", memory::shadow_op),
     op(abi::XEN_DOMCTL_MAX_MEM, "XEN_DOMCTL_max_mem", memory::max_mem),
     part(abi::XEN_DOMCTL_SETVCPUCONTEXT, "XEN_DOMCTL_setvcpucontext", "resetting a vCPU", vcpus::set_context),
     op(abi::XEN_DOMCTL_GETVCPUCONTEXT, "XEN_DOMCTL_getvcpucontext", vcpus::get_context),
@@ -139,6 +140,8 @@ pub static OPERATIONS: &[Operation] = &[
     no(abi::XEN_DOMCTL_GDBSX_UNPAUSEVCPU, "XEN_DOMCTL_gdbsx_unpausevcpu", Errno::ENOSYS),
     no(abi::XEN_DOMCTL_GDBSX_DOMSTATUS, "XEN_DOMCTL_gdbsx_domstatus", Errno::ENOSYS),
 ];
+
+pub(super) use log_dirty::Progress;
 
 /// `domctl(op)`.
 ///

@@ -34,7 +34,7 @@ fn create(host: &TestHost, number: u16, config: &CreateDomain) -> Result<u16, Er
 }
 
 /// A domain with vCPUs and a little memory.
-fn built(host: &TestHost) -> u16 {
+pub(super) fn built(host: &TestHost) -> u16 {
     let id = create(host, 0, &config()).unwrap();
     assert_eq!(domctl_op(host, abi::XEN_DOMCTL_MAX_VCPUS, id, &abi::MaxVcpus { max: 2 }).0, SUCCESS);
     assert_eq!(domctl_op(host, abi::XEN_DOMCTL_MAX_MEM, id, &abi::MaxMem { max_memkb: 256 }).0, SUCCESS);
