@@ -112,6 +112,7 @@ pub(crate) fn store(name: &str, bytes: &[u8]) -> Result<PathBuf> {
 const GUEST_SCRIPTS: &[(&str, &str)] = &[
     ("etc/exit.sh", include_str!("../guest/exit.sh")),
     ("etc/count.sh", include_str!("../guest/count.sh")),
+    ("etc/load.sh", include_str!("../guest/load.sh")),
     ("etc/disk.sh", include_str!("../guest/disk.sh")),
     ("etc/fpu.sh", include_str!("../guest/fpu.sh")),
 ];

@@ -1,0 +1,87 @@
+# Load for a guest that is saved, restored or migrated meanwhile: one worker per CPU fills files in memory, another one
+# the disk if there is one, another fetches from dom0 if it is told what (radon.net=address:port:md5sum). What was
+# written is checked rounds later, when the guest may live elsewhere. Clocks are compared across CPUs.
+# Says "load N" each second, with the rounds of the workers; and BAD when something is not as it was.
+bad() { echo "BAD $*"; }
+
+# The clock was read by someone before: it must not be less now.
+clock() {
+    read -r before 2>/dev/null </run/clock
+    read -r up _ </proc/uptime
+    now=${up%.*}${up#*.}
+    [ "$now" -ge "${before:-0}" ] || bad "clock: $now after $before"
+    echo "$now" >/run/clock
+    read -r date_before 2>/dev/null </run/date
+    date_now=$(date +%s)
+    [ "$date_now" -ge "${date_before:-0}" ] || bad "date: $date_now after $date_before"
+    echo "$date_now" >/run/date
+}
+
+memory() {
+    round=0
+    while true; do
+        round=$((round + 1))
+        file=/tmp/load.$1.$((round % 8))
+        if [ -e "$file" ]; then
+            is=$(md5sum <"$file")
+            [ "$is" = "$(cat "$file.sum")" ] || bad "memory: worker $1 round $round: $is"
+        fi
+        seq $round 5 $((round + 100000)) >"$file"
+        seq $round 5 $((round + 100000)) | md5sum >"$file.sum"
+        clock
+        echo $round >"/run/load.$1"
+    done
+}
+
+disk() {
+    round=0
+    while true; do
+        round=$((round + 1))
+        slot=$((round % 8))
+        if [ -e "/tmp/slot.$slot" ]; then
+            is=$(dd if=/dev/xvda bs=64k skip=$((slot * 4)) count=4 iflag=direct 2>/dev/null | md5sum)
+            [ "$is" = "$(cat "/tmp/slot.$slot")" ] || bad "disk: round $round: $is"
+        fi
+        seq $((round * 1000)) $((round * 1000 + 99999)) | head -c 262144 >/tmp/block
+        md5sum </tmp/block >"/tmp/slot.$slot"
+        dd if=/tmp/block of=/dev/xvda bs=64k seek=$((slot * 4)) conv=notrunc oflag=direct 2>/dev/null || bad "disk: write"
+        echo $round >/run/load.disk
+    done
+}
+
+network() {
+    host=${1%%:*}
+    port=${1#*:}
+    sum=${port#*:}
+    port=${port%%:*}
+    round=0
+    while true; do
+        round=$((round + 1))
+        is=$(nc "$host" "$port" </dev/null | md5sum)
+        [ "${is%% *}" = "$sum" ] || bad "network: round $round: $is"
+        echo $round >/run/load.net
+    done
+}
+
+modprobe -a -q xen-blkfront xen-netfront
+for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
+    number=${cpu##*/cpu}
+    memory "$number" &
+    taskset -p $((1 << number)) $! >/dev/null
+done
+[ -b /dev/xvda ] && disk &
+for word in $(cat /proc/cmdline); do
+    case $word in
+        radon.address=*)
+            ip addr add "${word#*=}/24" dev eth0
+            ip link set eth0 up
+            ;;
+        radon.net=*) network "${word#*=}" & ;;
+    esac
+done
+count=0
+while true; do
+    count=$((count + 1))
+    echo "load $count" $(cd /run && grep . load.* /dev/null)
+    sleep 1
+done
