@@ -213,7 +213,7 @@ pub trait ArchVcpu: Any + Send + Sync {
     /// A timer that the architecture layer armed with [`crate::time::VcpuTimer::Arch`] has expired. No lock is held; the
     /// caller notifies the vCPU afterwards.
     fn timer_expired(&self, _timer: u8) {}
-    /// What the guest's time stamp counter is ahead of the machine's ([`Platform::clock`]), wrapping.
+    /// What the guest's time stamp counter is ahead of its domain's ([`ArchDomain::clock`]), wrapping.
     fn tsc_offset(&self) -> u64 {
         0
     }
@@ -262,6 +262,10 @@ pub trait ArchDomain: Any + Send + Sync {
     /// What it cannot have; nothing has changed.
     fn set_cpu_policy(&self, _hv: &Hypervisor, _domain: &Domain, _policy: &CpuPolicyData) -> Result<(), PolicyError> {
         Err(Errno::EOPNOTSUPP.into())
+    }
+    /// How its vCPUs compute system time from the TSC they read, their [`ArchVcpu::tsc_offset`] aside.
+    fn clock(&self, hv: &Hypervisor) -> ClockParameters {
+        hv.platform.clock()
     }
     /// How its vCPUs see time pass.
     ///

@@ -12,8 +12,7 @@ use radon_abi::domctl::TscInfo;
 use radon_abi::errno::Errno;
 use radon_core::domain::Domain;
 use radon_core::hypervisor::Hypervisor;
-use radon_core::platform::{ArchDomain, CpuPolicyData, PolicyError};
-use radon_core::sync::{Lock, Rank};
+use radon_core::platform::{ArchDomain, ClockParameters, CpuPolicyData, PolicyError};
 use spin::once::Once;
 
 use crate::context;
@@ -23,6 +22,8 @@ use crate::devices::lapic::{self, Ipi, LapicShared};
 use crate::hwdom::HardwareDevices;
 use crate::machine::Machine;
 use crate::policy::{self, CurrentPolicy};
+use crate::tsc::DomainTsc;
+use crate::vcpu::X86Vcpu;
 
 /// `HVM_PARAM_CALLBACK_IRQ`'s type for "this vector, on every vCPU" (public header hvm/params.h).
 const CALLBACK_TYPE_VECTOR: u64 = 2;
@@ -42,8 +43,8 @@ pub struct X86Domain {
     pub cpuid: CurrentPolicy,
     /// What only a guest has.
     guest: Option<Guest>,
-    /// How its vCPUs see time pass: mode, incarnation.
-    tsc: Lock<(u32, u32)>,
+    /// How its vCPUs see time pass.
+    pub tsc: DomainTsc,
     /// `HVM_PARAM_CALLBACK_IRQ` as the guest set it.
     callback: AtomicU64,
     /// The local APICs in the order of vCPU numbers.
@@ -60,7 +61,7 @@ impl X86Domain {
             tag,
             cpuid: CurrentPolicy::new(cpuid),
             guest: None,
-            tsc: Lock::new(Rank::Device, (0, 0)),
+            tsc: DomainTsc::default(),
             callback: AtomicU64::new(0),
             apics: Once::new(),
             hardware,
@@ -122,25 +123,21 @@ impl ArchDomain for X86Domain {
         Ok(self.cpuid.replace(new)?)
     }
 
-    fn tsc_info(&self, hv: &Hypervisor) -> Result<TscInfo, Errno> {
-        let (tsc_mode, incarnation) = *self.tsc.lock();
-        let (gtsc_khz, elapsed_nsec) = (hv.platform.clock().khz, hv.platform.now().0);
-        Ok(TscInfo { tsc_mode, gtsc_khz, incarnation, pad: 0, elapsed_nsec })
+    fn clock(&self, hv: &Hypervisor) -> ClockParameters {
+        self.tsc.clock(hv)
     }
 
-    fn set_tsc_info(&self, hv: &Hypervisor, _: &Domain, info: &TscInfo) -> Result<(), Errno> {
-        // The counter is never emulated: mode 0 leaves the choice, mode 2 asks for that.
-        match info.tsc_mode {
-            0 | 2 => {}
-            1 => return Err(Errno::EOPNOTSUPP),
-            _ => return Err(Errno::EINVAL),
+    fn tsc_info(&self, hv: &Hypervisor) -> Result<TscInfo, Errno> {
+        Ok(self.tsc.info(hv))
+    }
+
+    fn set_tsc_info(&self, hv: &Hypervisor, domain: &Domain, info: &TscInfo) -> Result<(), Errno> {
+        let trapped = self.tsc.set(hv, info)?;
+        for vcpu in domain.vcpus() {
+            let arch = X86Vcpu::of(vcpu).ok_or(Errno::EOPNOTSUPP)?;
+            arch.state.try_lock().ok_or(Errno::EBUSY)?.cpu.trap_tsc(trapped);
+            vcpu.publish_clock(hv);
         }
-        // Counters of different frequency measure differently; a tenth of a percent is what measuring them is good for.
-        let khz = hv.platform.clock().khz;
-        if info.gtsc_khz != 0 && info.gtsc_khz.abs_diff(khz) > khz / 1000 {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        *self.tsc.lock() = (info.tsc_mode, info.incarnation);
         Ok(())
     }
 

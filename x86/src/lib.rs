@@ -39,5 +39,6 @@ pub mod ports;
 pub mod run;
 #[cfg(test)]
 mod testing;
+pub mod tsc;
 pub mod vcpu;
 pub mod virt;

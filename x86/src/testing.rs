@@ -161,6 +161,7 @@ pub(crate) struct PlainCpu {
     debug: [u64; 6],
     xcr0: u64,
     tsc_offset: u64,
+    tsc_trapped: bool,
     tpr: u8,
     area: Vec<u8>,
     event: Option<Event>,
@@ -229,6 +230,9 @@ impl VirtualCpu for PlainCpu {
     fn set_tsc_offset(&mut self, offset: u64) {
         self.tsc_offset = offset;
     }
+    fn trap_tsc(&mut self, trap: bool) {
+        self.tsc_trapped = trap;
+    }
     fn can_take_interrupt(&self) -> bool {
         self.takes_interrupt && self.event.is_none()
     }
@@ -284,6 +288,7 @@ impl VirtualCpu for PlainCpu {
         self.exits = kept.exits;
         self.xcr0 = 1;
         self.tsc_offset = kept.tsc_offset;
+        self.tsc_trapped = kept.tsc_trapped;
         self.msrs[SwitchedMsr::Pat as usize] = 0x0007_0406_0007_0406;
         self.control.cr0 = 0x6000_0010;
         self.debug = [0, 0, 0, 0, 0xffff_0ff0, 0x400];

@@ -43,7 +43,7 @@ pub struct X86Vcpu {
     pub nmi_pending: AtomicBool,
     /// The local APIC's timer is due.
     pub timer_due: AtomicBool,
-    /// What the guest's time stamp counter is ahead of the machine's, for the clock it reads from memory.
+    /// What the guest's time stamp counter is ahead of the domain's, for the clock it reads from memory.
     pub tsc_offset: AtomicU64,
     /// The rest.
     pub state: Lock<VcpuState>,

@@ -359,6 +359,8 @@ pub trait VirtualCpu: Send {
     fn tsc_offset(&self) -> u64;
     /// Sets what is added to the machine's TSC.
     fn set_tsc_offset(&mut self, offset: u64);
+    /// Whether reading the TSC gives [`Exit::Rdtsc`].
+    fn trap_tsc(&mut self, trap: bool);
     /// Whether an interrupt would be taken now: RFLAGS.IF, no interrupt shadow, nothing else being delivered.
     fn can_take_interrupt(&self) -> bool;
     /// Whether an NMI would be taken now: none being handled, no shadow, nothing else being delivered.

@@ -1,6 +1,7 @@
 # Load for a guest that is saved, restored or migrated meanwhile: one worker per CPU fills files in memory, another one
 # the disk if there is one, another fetches from dom0 if it is told what (radon.net=address:port:md5sum). What was
 # written is checked rounds later, when the guest may live elsewhere. Clocks are compared across CPUs.
+# Workers rest radon.rest=microseconds after each round.
 # Says "load N" each second, with the rounds of the workers; and BAD when something is not as it was.
 bad() { echo "BAD $*"; }
 
@@ -30,6 +31,7 @@ memory() {
         seq $round 5 $((round + 100000)) | md5sum >"$file.sum"
         clock
         echo $round >"/run/load.$1"
+        usleep $rest
     done
 }
 
@@ -46,6 +48,7 @@ disk() {
         md5sum </tmp/block >"/tmp/slot.$slot"
         dd if=/tmp/block of=/dev/xvda bs=64k seek=$((slot * 4)) conv=notrunc oflag=direct 2>/dev/null || bad "disk: write"
         echo $round >/run/load.disk
+        usleep $rest
     done
 }
 
@@ -60,10 +63,15 @@ network() {
         is=$(nc "$host" "$port" </dev/null | md5sum)
         [ "${is%% *}" = "$sum" ] || bad "network: round $round: $is"
         echo $round >/run/load.net
+        usleep $rest
     done
 }
 
 modprobe -a -q xen-blkfront xen-netfront
+rest=0
+for word in $(cat /proc/cmdline); do
+    case $word in radon.rest=*) rest=${word#*=} ;; esac
+done
 for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
     number=${cpu##*/cpu}
     memory "$number" &

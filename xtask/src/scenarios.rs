@@ -77,10 +77,10 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("xl-disk").limit(400).script(include_str!("../scripts/xl-disk.sh"), &["create", "read", "write"]),
         fpu("fpu"),
         fpu("fpu-avx").avx(),
-        Scenario::new("xl-save").limit(400).script(include_str!("../scripts/xl-save.sh"), &["boot", "save", "restore"]),
-        Scenario::new("xl-migrate").cpus(2, Threads::Single).limit(900).script(
+        Scenario::new("xl-save").limit(400).script(include_str!("../scripts/xl-save.sh"), &["boot", "save", "restore", "shutdown"]),
+        Scenario::new("xl-migrate").cpus(2, Threads::Single).limit(600).script(
             include_str!("../scripts/xl-migrate.sh"),
-            &["boot", "migrate 1", "migrate 2", "broken stream", "target killed", "never started", "shutdown"],
+            &["boot", "migrate", "broken stream", "never started", "shutdown"],
         ),
     ]
     .map(|scenario| scenario.flavour(Flavour::Tools));

@@ -196,9 +196,10 @@ impl Vcpu {
     /// Writes how to compute system time from the TSC to `vcpu_info` and to the area it registered. Called when either
     /// place or the clock changed.
     pub fn publish_clock(&self, hv: &Hypervisor) {
+        let clock = self.domain().map_or_else(|| hv.platform.clock(), |d| d.arch.clock(hv));
         let mut areas = self.time.areas.lock();
         areas.time_version = areas.time_version.wrapping_add(2);
-        let mut info = VcpuTimeInfo { version: areas.time_version, ..super::clock::time_info(&hv.platform.clock()) };
+        let mut info = VcpuTimeInfo { version: areas.time_version, ..super::clock::time_info(&clock) };
         info.tsc_timestamp = info.tsc_timestamp.wrapping_add(self.arch.tsc_offset());
         if let Some(at) = self.events.info() {
             super::clock::write_time_info(hv.platform.memory(), at, &info);

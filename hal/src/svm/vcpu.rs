@@ -691,6 +691,13 @@ impl VirtualCpu for SvmCpu {
         self.mark(clean::INTERCEPTS);
     }
 
+    fn trap_tsc(&mut self, trap: bool) {
+        let v = &mut self.vmcb;
+        v.intercept_misc1 = v.intercept_misc1 & !misc1::RDTSC | if trap { misc1::RDTSC } else { 0 };
+        v.intercept_misc2 = v.intercept_misc2 & !misc2::RDTSCP | if trap { misc2::RDTSCP } else { 0 };
+        self.mark(clean::INTERCEPTS);
+    }
+
     fn can_take_interrupt(&self) -> bool {
         self.regs.rflags & rflags::IF != 0 && self.vmcb.interrupt_shadow & 1 == 0 && !self.delivery_pending()
     }

@@ -191,6 +191,7 @@ pub(crate) mod misc1 {
     pub(crate) const SMI: u32 = 1 << 2;
     pub(crate) const INIT: u32 = 1 << 3;
     pub(crate) const VINTR: u32 = 1 << 4;
+    pub(crate) const RDTSC: u32 = 1 << 14;
     pub(crate) const RDPMC: u32 = 1 << 15;
     pub(crate) const CPUID: u32 = 1 << 18;
     pub(crate) const IRET: u32 = 1 << 20;
@@ -213,6 +214,7 @@ pub(crate) mod misc2 {
     pub(crate) const STGI: u32 = 1 << 4;
     pub(crate) const CLGI: u32 = 1 << 5;
     pub(crate) const SKINIT: u32 = 1 << 6;
+    pub(crate) const RDTSCP: u32 = 1 << 7;
     pub(crate) const ICEBP: u32 = 1 << 8;
     pub(crate) const WBINVD: u32 = 1 << 9;
     pub(crate) const MONITOR: u32 = 1 << 10;

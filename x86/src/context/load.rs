@@ -47,13 +47,15 @@ struct Incoming<'a> {
 /// `EINVAL`: a record of an unknown type, for no vCPU, of the wrong size, or with a state that cannot be. `ENODATA`: no
 /// header, or no end. `EBUSY`: a vCPU is not off its CPU.
 pub fn load(hv: &Hypervisor, domain: &Domain, x86: &X86Domain, records: &[u8]) -> Result<(), Errno> {
-    let machine_tsc = x86.machine().ok_or(Errno::EOPNOTSUPP)?.tsc();
+    let count = x86.tsc.count(hv, x86.machine().ok_or(Errno::EOPNOTSUPP)?);
     let incoming = read(domain, records)?;
     incoming.iter().try_for_each(|i| i.check(&x86.cpuid))?;
     // Those that have no registers to go on with stay down.
     domain.vcpus().iter().for_each(|v| hv.scheduler.take_down(hv, v));
+    // A vCPU that comes up later has the counter of the first.
+    let boot_tsc = incoming.first().and_then(|i| i.cpu.as_ref()).map_or(0, |c| c.tsc);
     for (vcpu, incoming) in domain.vcpus().iter().zip(&incoming) {
-        incoming.apply(hv, vcpu, x86, machine_tsc)?;
+        incoming.apply(hv, vcpu, x86, count, boot_tsc)?;
     }
     for (vcpu, _) in domain.vcpus().iter().zip(&incoming).filter(|(_, i)| i.cpu.is_some()) {
         hv.scheduler.bring_up(hv, vcpu);
@@ -125,19 +127,27 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    fn apply(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>, x86: &X86Domain, machine_tsc: u64) -> Result<(), Errno> {
+    fn apply(
+        &self,
+        hv: &Hypervisor,
+        vcpu: &Arc<Vcpu>,
+        x86: &X86Domain,
+        count: u64,
+        boot_tsc: u64,
+    ) -> Result<(), Errno> {
         let arch = X86Vcpu::of(vcpu).ok_or(Errno::EOPNOTSUPP)?;
         let mut guard = arch.state.try_lock().ok_or(Errno::EBUSY)?;
         let state = &mut *guard;
         if let Some(cpu) = &self.cpu {
             cpu::load(&mut *state.cpu, cpu);
             state.wait_for_sipi = false;
-            // A toolstack that makes up the first state leaves the counter out; then it runs as the machine's.
-            if cpu.tsc != 0 {
-                let offset = cpu.tsc.wrapping_sub(machine_tsc);
-                state.cpu.set_tsc_offset(offset);
-                arch.tsc_offset.store(offset, Ordering::Release);
-            }
+        }
+        // A toolstack that makes up the first state leaves the counter out; then it runs as the domain's.
+        let tsc = self.cpu.as_ref().map_or(boot_tsc, |c| c.tsc);
+        if tsc != 0 {
+            let offset = tsc.wrapping_sub(count);
+            state.cpu.set_tsc_offset(offset);
+            arch.tsc_offset.store(offset, Ordering::Release);
         }
         if let Some((head, rest)) = &self.xsave {
             let mut area = Vec::with_capacity(xsave_size(&x86.cpuid));
@@ -164,7 +174,7 @@ impl<'a> Incoming<'a> {
                 state.cpu.set_spec_ctrl(value);
             }
         }
-        self.apply_lapic(hv, state, machine_tsc)?;
+        self.apply_lapic(hv, x86, state, count)?;
         let tpr = state.lapic.tpr() >> 4;
         state.cpu.set_tpr(tpr);
         let deadline = state.lapic.next_deadline();
@@ -178,15 +188,15 @@ impl<'a> Incoming<'a> {
     }
 
     /// The two records of a local APIC belong together; one that is missing is as it is now.
-    fn apply_lapic(&self, hv: &Hypervisor, state: &mut VcpuState, machine_tsc: u64) -> Result<(), Errno> {
+    fn apply_lapic(&self, hv: &Hypervisor, x86: &X86Domain, state: &mut VcpuState, count: u64) -> Result<(), Errno> {
         if self.lapic.is_none() && self.lapic_registers.is_none() {
             return Ok(());
         }
         let now = hv.platform.now();
         let present_registers = state.lapic.save_registers(now);
         let present = state.lapic.save();
-        let value = machine_tsc.wrapping_add(state.cpu.tsc_offset());
-        let tsc = GuestTsc { value, now, clock: hv.platform.clock() };
+        let value = count.wrapping_add(state.cpu.tsc_offset());
+        let tsc = GuestTsc { value, now, clock: x86.tsc.clock(hv) };
         let (saved, registers) = (self.lapic.unwrap_or(&present), self.lapic_registers.unwrap_or(&present_registers));
         state.lapic.restore(saved, registers, &tsc).map_err(|_| Errno::EINVAL)
     }

@@ -98,14 +98,14 @@ fn header(hv: &Hypervisor, x86: &X86Domain) -> Record {
         version: abi::HVM_FILE_VERSION,
         changeset: 0,
         cpuid: signature,
-        gtsc_khz: hv.platform.clock().khz,
+        gtsc_khz: x86.tsc.clock(hv).khz,
     };
     Record { typecode: abi::HVM_SAVE_CODE_HEADER, instance: 0, bytes: header.as_bytes().to_vec() }
 }
 
 /// The records of all vCPUs.
 fn collect(hv: &Hypervisor, domain: &Domain, x86: &X86Domain, to: &mut Vec<Record>) -> Result<(), Errno> {
-    let machine_tsc = x86.machine().ok_or(Errno::EOPNOTSUPP)?.tsc();
+    let count = x86.tsc.count(hv, x86.machine().ok_or(Errno::EOPNOTSUPP)?);
     let now = hv.platform.now();
     for vcpu in domain.vcpus() {
         let arch = X86Vcpu::of(vcpu).ok_or(Errno::EOPNOTSUPP)?;
@@ -113,7 +113,7 @@ fn collect(hv: &Hypervisor, domain: &Domain, x86: &X86Domain, to: &mut Vec<Recor
         let up = !vcpu.sched.unit.is_down();
         let instance = vcpu.id.0 as u16;
         let add = |typecode, bytes| to.push(Record { typecode, instance, bytes });
-        vcpu_records(&mut state, &x86.cpuid, up, now, machine_tsc, add);
+        vcpu_records(&mut state, &x86.cpuid, up, now, count, add);
     }
     Ok(())
 }
@@ -124,11 +124,11 @@ fn vcpu_records(
     policy: &CpuidPolicy,
     up: bool,
     now: Nanoseconds,
-    machine_tsc: u64,
+    count: u64,
     mut add: impl FnMut(u16, Vec<u8>),
 ) {
     if up {
-        let tsc = machine_tsc.wrapping_add(state.cpu.tsc_offset());
+        let tsc = count.wrapping_add(state.cpu.tsc_offset());
         add(abi::HVM_SAVE_CODE_CPU, cpu::save(&*state.cpu, tsc).as_bytes().to_vec());
     }
     // The registers first: what is due fires and shows in both.

@@ -338,18 +338,48 @@ fn the_toolstack_changes_a_policy() {
 }
 
 #[test]
-fn time_is_the_machines() {
+fn time_is_the_machines_or_emulated() {
     let host = host();
     let id = guest(&host);
-    let set = |mode, khz| {
-        let info = abi::TscInfo { tsc_mode: mode, gtsc_khz: khz, incarnation: 3, ..abi::TscInfo::default() };
+    let domain = host.hv.domains.get(DomainId(id)).unwrap();
+    let x86 = X86Domain::of(&domain).unwrap();
+    let set = |mode, khz, elapsed_nsec| {
+        let info = abi::TscInfo { tsc_mode: mode, gtsc_khz: khz, incarnation: 3, elapsed_nsec, pad: 0 };
         domctl(&host, abi::XEN_DOMCTL_SETTSCINFO, id, &info).0
     };
-    assert_eq!((set(0, 0), set(2, 1_000_500)), (SUCCESS, SUCCESS));
-    assert_eq!((set(1, 0), set(0, 2_000_000)), (Err(Errno::EOPNOTSUPP), Err(Errno::EOPNOTSUPP)));
-    assert_eq!(set(9, 0), Err(Errno::EINVAL));
-    let info = domctl(&host, abi::XEN_DOMCTL_GETTSCINFO, id, &abi::TscInfo::default()).1;
-    assert_eq!((info.tsc_mode, info.gtsc_khz, info.incarnation), (2, 1_000_000, 3));
+    let get = || domctl(&host, abi::XEN_DOMCTL_GETTSCINFO, id, &abi::TscInfo::default()).1;
+    let count = || x86.tsc.count(&host.hv, x86.machine().unwrap());
+    assert_eq!((set(0, 0, 0), count()), (SUCCESS, TSC));
+    assert_eq!((set(2, 1_000_500, 0), count()), (SUCCESS, TSC));
+    assert_eq!((get().tsc_mode, get().gtsc_khz, get().incarnation), (2, 0, 4));
+    assert_eq!((set(2, 2_000_000, 0), count()), (SUCCESS, TSC), "never emulated");
+    // Close to the machine's: not worth it.
+    assert_eq!((set(0, 1_000_500, 0), count()), (SUCCESS, TSC));
+    // As another machine's counter, which had been on for a second.
+    assert_eq!((set(0, 2_000_000, 1_000_000_000), count()), (SUCCESS, 2_000_000_000));
+    assert_eq!(set(1, 0, 5_000_000), SUCCESS);
+    assert_eq!((get().tsc_mode, get().gtsc_khz, get().elapsed_nsec), (1, 1_000_000, 5_000_000));
+    assert_eq!(count(), 5_000_000);
+    let clock = x86.tsc.clock(&host.hv);
+    assert_eq!((clock.tsc_base, clock.base_ns), (5_000_000, host.hv.platform.now()));
+    assert_eq!((set(3, 0, 0), set(0, 5, 0)), (Err(Errno::EINVAL), Err(Errno::EINVAL)));
+    assert_eq!(count(), 5_000_000, "as before");
+}
+
+/// A vCPU that was down when the guest was saved has the same counter when the guest brings it up.
+#[test]
+fn a_cpu_that_comes_later_has_the_counter_of_the_first() {
+    let host = host();
+    let id = guest(&host);
+    let head = records(&context(&host, id))[0].clone();
+    let cpu = Cpu { tsc: TSC + 777, ..pvh_cpu() };
+    let first = [head, (save::HVM_SAVE_CODE_CPU, 0, cpu.as_bytes().to_vec())];
+    assert_eq!(set_context(&host, id, &stream(&first)), SUCCESS);
+    let domain = host.hv.domains.get(DomainId(id)).unwrap();
+    for vcpu in domain.vcpus() {
+        assert_eq!(X86Vcpu::of(vcpu).unwrap().state.try_lock().unwrap().cpu.tsc_offset(), 777);
+        assert_eq!(vcpu.arch.tsc_offset(), 777);
+    }
 }
 
 #[test]

@@ -83,22 +83,25 @@ impl Cx<'_> {
     // ---- CPUID and MSRs ----
 
     fn dynamic(&self) -> Dynamic {
-        let clock = self.hv().platform.clock();
+        let clock = self.x86.tsc.clock(self.hv());
+        let tsc = self.x86.tsc.settings();
+        let emulated = tsc.emulated_khz != 0;
         Dynamic {
             vcpu: self.vcpu.id.0,
             cr4: self.state.cpu.cr4(),
             xcr0: self.state.cpu.xcr0(),
             apic_enabled: self.state.lapic.mode() != ApicMode::Disabled,
             time: TimeInfo {
-                emulated: false,
+                emulated,
                 reliable: true,
-                mode: 0,
+                mode: tsc.mode,
                 guest_khz: clock.khz,
-                incarnation: 0,
-                offset: self.state.cpu.tsc_offset(),
+                incarnation: tsc.incarnation,
+                // What is read of an emulated counter has it already.
+                offset: if emulated { 0 } else { self.state.cpu.tsc_offset() },
                 mul: clock.mul,
                 shift: clock.shift,
-                host_khz: clock.khz,
+                host_khz: self.hv().platform.clock().khz,
             },
         }
     }

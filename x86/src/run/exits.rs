@@ -292,7 +292,7 @@ impl Cx<'_> {
 
     /// The TSC as the guest reads it.
     pub(super) fn guest_tsc(&self) -> u64 {
-        self.sys.machine.tsc().wrapping_add(self.state.cpu.tsc_offset())
+        self.x86.tsc.count(self.hv(), self.sys.machine).wrapping_add(self.state.cpu.tsc_offset())
     }
 
     // ---- local APIC ----
@@ -323,7 +323,7 @@ impl Cx<'_> {
 
     /// The relation of system time and the guest's TSC, for the TSC-deadline timer.
     pub(super) fn tsc_relation(&self) -> GuestTsc {
-        GuestTsc { value: self.guest_tsc(), now: self.now(), clock: self.hv().platform.clock() }
+        GuestTsc { value: self.guest_tsc(), now: self.now(), clock: self.x86.tsc.clock(self.hv()) }
     }
 
     // ---- ports and memory-mapped registers ----

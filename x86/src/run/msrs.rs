@@ -1,5 +1,7 @@
 //! RDMSR and WRMSR exits.
 
+use core::sync::atomic::Ordering;
+
 use radon_core::p2m::GuestPhys;
 use radon_core::types::{Gfn, PAGE_SIZE};
 
@@ -95,6 +97,9 @@ impl Cx<'_> {
     fn move_tsc(&mut self, delta: u64) {
         let offset = self.state.cpu.tsc_offset().wrapping_add(delta);
         self.state.cpu.set_tsc_offset(offset);
+        // The clock that it reads from memory is told in terms of its counter.
+        self.arch.tsc_offset.store(offset, Ordering::Release);
+        self.vcpu.publish_clock(self.hv());
     }
 
     /// Writes the stubs through which a guest may call (`mov $number, %eax; vmmcall; ret`).
