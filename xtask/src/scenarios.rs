@@ -77,7 +77,9 @@ pub(crate) fn all() -> Vec<Scenario> {
         Scenario::new("xl-disk").limit(400).script(include_str!("../scripts/xl-disk.sh"), &["create", "read", "write"]),
         fpu("fpu"),
         fpu("fpu-avx").avx(),
-        Scenario::new("xl-save").limit(400).script(include_str!("../scripts/xl-save.sh"), &["boot", "save", "restore", "shutdown"]),
+        Scenario::new("xl-save")
+            .limit(400)
+            .script(include_str!("../scripts/xl-save.sh"), &["boot", "save", "restore", "shutdown"]),
         Scenario::new("xl-migrate").cpus(2, Threads::Single).limit(600).script(
             include_str!("../scripts/xl-migrate.sh"),
             &["boot", "migrate", "broken stream", "never started", "shutdown"],
