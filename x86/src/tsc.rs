@@ -57,20 +57,19 @@ fn ticks(time: Nanoseconds, khz: u32) -> u64 {
 
 /// Multiplier and shift by which ticks of this frequency become nanoseconds: `((ticks << shift) * mul) >> 32`.
 fn scale(khz: u32) -> (u32, i8) {
-    let hertz = u128::from(khz).max(1).wrapping_mul(1000);
-    // The multiplier is the fraction of a nanosecond per shifted tick, with its uppermost bit set.
+    let hertz = u128::from(khz.max(1)).wrapping_mul(1000);
+    let quotient = |n: u128, shift: u32| n.checked_div(hertz.wrapping_shl(shift)).unwrap_or(0);
+    let one = SECOND.wrapping_shl(32);
+    // The multiplier is the nanoseconds of a shifted tick, with the uppermost of its 32 bits set.
     let mut shift: i8 = 0;
-    let mut mul = SECOND.wrapping_shl(32) / hertz;
+    let mut mul = quotient(one, 0);
     while mul > u128::from(u32::MAX) {
-        mul = mul.wrapping_shr(1);
         shift = shift.saturating_add(1);
+        mul = quotient(one, u32::from(shift.unsigned_abs()));
     }
     while mul < 1 << 31 {
         shift = shift.saturating_sub(1);
-        mul = SECOND.wrapping_shl(32u32.saturating_add(u32::from(shift.unsigned_abs()))) / hertz;
-    }
-    if shift > 0 {
-        mul = SECOND.wrapping_shl(32) / hertz.wrapping_shl(u32::from(shift.unsigned_abs()));
+        mul = quotient(one.wrapping_shl(u32::from(shift.unsigned_abs())), 0);
     }
     (u32::try_from(mul).unwrap_or(u32::MAX), shift)
 }
