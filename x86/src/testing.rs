@@ -141,6 +141,8 @@ pub(crate) struct Asked {
     /// Interrupt windows, by priority.
     pub(crate) windows: Vec<u8>,
     pub(crate) nmi_windows: u32,
+    /// Watches on the task priority.
+    pub(crate) watches: u32,
     pub(crate) spec_ctrl: Option<u64>,
     pub(crate) flushes: u32,
 }
@@ -257,6 +259,9 @@ impl VirtualCpu for PlainCpu {
     }
     fn set_tpr(&mut self, value: u8) {
         self.tpr = value;
+    }
+    fn watch_task_priority(&mut self) {
+        self.asked.lock().watches += 1;
     }
     fn set_spec_ctrl(&mut self, value: u64) {
         self.asked.lock().spec_ctrl = Some(value);

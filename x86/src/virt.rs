@@ -305,6 +305,8 @@ pub enum Exit {
     DebugRegister,
     /// An exception that is intercepted to bound its recursion (#DB, #AC): to be handed to the guest.
     Exception(Event),
+    /// A write of CR8, not yet executed (see [`VirtualCpu::watch_task_priority`]).
+    TaskPriority,
     /// INT1 (ICEBP), not yet executed: a #DB that follows the instruction.
     Icebp,
     /// An instruction that does not exist for guests: #UD.
@@ -379,6 +381,8 @@ pub trait VirtualCpu: Send {
     fn tpr(&self) -> u8;
     /// Sets the task priority (CR8).
     fn set_tpr(&mut self, value: u8);
+    /// Asks for [`Exit::TaskPriority`] at the guest's next write of CR8.
+    fn watch_task_priority(&mut self);
     /// Sets the guest's SPEC_CTRL (checked against its policy), in force while the guest runs.
     fn set_spec_ctrl(&mut self, value: u64);
     /// YMM register `n` (0..=15), least significant part first; without AVX the upper half is zero.

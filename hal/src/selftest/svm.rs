@@ -26,6 +26,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "svm::a_changed_translation_is_seen_after_a_flush", run: flush },
     Test { name: "svm::address_space_identifiers_wrap_around", run: asids },
     Test { name: "svm::interrupts_wait_for_their_window", run: window },
+    Test { name: "svm::a_watched_task_priority_exits_once", run: task_priority },
     Test { name: "svm::nmis_wait_for_the_end_of_the_last", run: nmi },
     Test { name: "svm::an_nmi_whose_delivery_faults_is_delivered_again", run: nmi_redelivery },
     Test { name: "svm::an_nmi_comes_right_after_a_pending_exception", run: nmi_window },
@@ -173,6 +174,20 @@ fn window() -> Result<(), String> {
     check!(!guest.cpu.delivery_pending());
     guest.run_to_hypercall()?;
     check!(guest.reg(gpr::RAX) == 1000 && guest.reg(R14) == 1, "the interrupted program did not go on");
+    Ok(())
+}
+
+fn task_priority() -> Result<(), String> {
+    let mut guest = Guest::new(program!(guest_priority))?;
+    guest.set_reg(gpr::RAX, 9);
+    guest.run_to_hypercall()?;
+    check!((guest.cpu.tpr(), guest.reg(gpr::RCX)) == (9, 9), "CR8 is {} and {}", guest.cpu.tpr(), guest.reg(gpr::RCX));
+    guest.set_reg(gpr::RAX, 3);
+    guest.cpu.watch_task_priority();
+    let got = guest.run();
+    check!(got == Exit::TaskPriority && guest.cpu.tpr() == 9, "{got:?}, {}", guest.cpu.tpr());
+    guest.run_to_hypercall()?;
+    check!(guest.cpu.tpr() == 3);
     Ok(())
 }
 

@@ -21,7 +21,7 @@ use radon_x86::virt::{
     rflags,
 };
 
-use super::vmcb::{Vmcb, VmcbSegment, clean, event, exit, misc1, misc2, npf, tlb, vintr};
+use super::vmcb::{INTERCEPT_CR8_WRITE, Vmcb, VmcbSegment, clean, event, exit, misc1, misc2, npf, tlb, vintr};
 use super::{
     Asids, EFER_SVME, FLUSH_GENERATION, PRESENCE, PermissionMaps, common, machine_address, slot_of, with_this_cpu,
 };
@@ -396,6 +396,11 @@ impl SvmCpu {
                 self.load_debug_registers();
                 Exit::DebugRegister
             }
+            exit::CR8_WRITE => {
+                self.vmcb.intercept_cr &= !INTERCEPT_CR8_WRITE;
+                self.mark(clean::INTERCEPTS);
+                Exit::TaskPriority
+            }
             exit::MACHINE_CHECK => machine_check::in_guest(),
             exit::ICEBP => Exit::Icebp,
             exit::EXCEPTION_FIRST..=exit::EXCEPTION_LAST => {
@@ -769,6 +774,11 @@ impl VirtualCpu for SvmCpu {
         }
     }
 
+    fn watch_task_priority(&mut self) {
+        self.vmcb.intercept_cr |= INTERCEPT_CR8_WRITE;
+        self.mark(clean::INTERCEPTS);
+    }
+
     fn set_spec_ctrl(&mut self, value: u64) {
         if common().features.spec_ctrl {
             self.vmcb.spec_ctrl = value;
@@ -886,6 +896,7 @@ impl VirtualCpu for SvmCpu {
         v.interrupt_shadow = 0;
         v.event_injection = 0;
         v.vintr = vintr::MASKING;
+        v.intercept_cr = 0;
         v.intercept_misc1 &= !(misc1::VINTR | misc1::IRET);
         self.in_nmi = false;
         self.dirty = clean::ALL;

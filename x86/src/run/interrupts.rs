@@ -77,7 +77,13 @@ impl Cx<'_> {
                 self.state.cpu.request_nmi_window();
             }
         }
-        let Some(pending) = self.highest_pending() else { return };
+        let Some(pending) = self.highest_pending() else {
+            // Vectors below 32 are exceptions': a priority that holds back no others is common.
+            if self.state.lapic.tpr() >= 0x20 && self.state.lapic.highest_ignoring_tpr().is_some() {
+                self.state.cpu.watch_task_priority();
+            }
+            return;
+        };
         let (Pending::Upcall(vector) | Pending::Lapic(vector)) = pending;
         if !self.state.cpu.can_take_interrupt() {
             self.state.cpu.request_interrupt_window(vector >> 4);

@@ -666,3 +666,28 @@ fn a_round_delivers_runs_and_handles() {
     rig.cx(|cx| cx.enter_once());
     assert_eq!((rig.moved(), rig.done()), (2, [Done::PollInterrupts].to_vec()));
 }
+
+#[test]
+fn an_interrupt_below_the_task_priority_comes_when_that_falls() {
+    let mut rig = rig();
+    rig.set(gpr::RBX, LAPIC_LINEAR);
+    rig.set(gpr::RAX, 0x1ff);
+    rig.exit(&[0x89, 0x83, 0xf0, 0, 0, 0], Exit::NestedFault(NestedFault { write: true, ..fault(LAPIC + 0xf0) }));
+    let cr8 = |rig: &mut Rig, priority| {
+        rig.set(gpr::RAX, priority);
+        rig.exit(&[0x44, 0x0f, 0x22, 0xc0], Exit::TaskPriority); // mov cr8, rax
+        assert_eq!((rig.moved(), rig.cpu(|c| c.tpr())), (4, priority as u8));
+    };
+    cr8(&mut rig, 6);
+    rig.arch().lapic.post(0x62, Trigger::Edge);
+    rig.cx(|cx| cx.prepare_delivery());
+    assert_eq!((rig.event(), rig.asked.lock().watches), (None, 1));
+    cr8(&mut rig, 5);
+    rig.plain(|cpu| cpu.takes_interrupt = true);
+    rig.cx(|cx| cx.prepare_delivery());
+    assert_eq!((rig.event(), rig.asked.lock().watches), (Some(Event::Interrupt(0x62)), 1));
+    // A priority that a kernel sets once and for all is not watched.
+    cr8(&mut rig, 1);
+    rig.cx(|cx| cx.prepare_delivery());
+    assert_eq!(rig.asked.lock().watches, 1);
+}

@@ -77,6 +77,14 @@ guest_spin:
     pause
     jmp guest_spin
 
+// Sets the task priority from RAX and reads it to RCX, for ever.
+    .global guest_priority
+guest_priority:
+    mov cr8, rax
+    mov rcx, cr8
+    vmmcall
+    jmp guest_priority
+
 // Interrupt handler of the test's vector: counts in R14, notes RSP in R13.
     .global guest_handler
 guest_handler:
