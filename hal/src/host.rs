@@ -14,6 +14,7 @@ use radon_x86::machine::{DirectAccess, HostVector, Machine, MsiMessage, PinMode}
 use radon_x86::virt::VirtualCpu;
 
 use crate::cpu::registers::{self, inb, inl, inw, outb, outl, outw};
+use crate::layout::DIRECT_MAP_SIZE;
 use crate::svm::{self, MsrAccess, PermissionMaps, SvmCpu};
 use crate::{apic, console, cpu, idle, interrupts, ioapic, layout, memory, paging, power, time};
 
@@ -272,11 +273,18 @@ impl Machine for BareMetal {
     }
 }
 
-/// Where a device's register is mapped; maps it if need be. `None` for memory, for sizes other than 1, 2, 4 and 8, and for
-/// addresses that are not aligned to their size.
-fn device_pointer(at: MachineAddr, size: u8) -> Option<*mut u8> {
+/// Where a device's register is mapped; maps it if need be. `None` for memory, the image included, for sizes other than
+/// 1, 2, 4 and 8, and for addresses that are not aligned to their size or beyond the direct map (whoever programs a
+/// device's address can choose any).
+pub(crate) fn device_pointer(at: MachineAddr, size: u8) -> Option<*mut u8> {
     let size = u64::from(size);
-    if !matches!(size, 1 | 2 | 4 | 8) || !at.0.is_multiple_of(size) || memory::memory().contains(at, size) {
+    let image = layout::image_phys();
+    if !matches!(size, 1 | 2 | 4 | 8)
+        || !at.0.is_multiple_of(size)
+        || at.0 >= DIRECT_MAP_SIZE
+        || (image.start <= at.0 && at.0 < image.end)
+        || memory::memory().contains(at, size)
+    {
         return None;
     }
     let direct = memory::direct_map_pointer(at);

@@ -25,6 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "memory::reads_and_writes", run: memory_access },
     Test { name: "memory::outside_is_all_ones", run: memory_outside },
     Test { name: "memory::atomics", run: memory_atomics },
+    Test { name: "host::device_accesses_reach_no_memory", run: device_accesses },
     Test { name: "heap::grows_and_aligns", run: heap },
     Test { name: "time::runs_forward_at_the_right_speed", run: time_runs },
     Test { name: "apic::timer_fires_when_due", run: timer },
@@ -159,6 +160,16 @@ fn memory_outside() -> Result<(), String> {
     let mut across = [0u8; 16];
     m.read(MachineAddr(end - 8), &mut across);
     check!(across[8..] == [0xff; 8]);
+    Ok(())
+}
+
+fn device_accesses() -> Result<(), String> {
+    let ram = some_frames(1)?;
+    let image = layout::image_phys();
+    let size = layout::DIRECT_MAP_SIZE;
+    for at in [ram.0, image.start, image.end - 8, ram.0 + size, image.start + size, 3 * size + ram.0, u64::MAX - 7] {
+        check!(crate::host::device_pointer(MachineAddr(at), 8).is_none(), "{at:#x} is taken for a device");
+    }
     Ok(())
 }
 
