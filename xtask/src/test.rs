@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::build::Profile;
+use crate::machine::Threads;
 use crate::packages::Debian;
 use crate::scenario::{Applies, Kernel, Outcome, Scenario};
 use crate::{build, host, packages, run, scenarios};
@@ -44,7 +45,7 @@ enum Check {
     /// The tests of a crate, counted one by one.
     HostTests(&'static str),
     /// Test functions inside the hypervisor, counted one by one.
-    Ring0,
+    Ring0(Box<Scenario>),
     /// An emulated machine.
     System(Box<Scenario>),
 }
@@ -106,7 +107,7 @@ fn checks(xen: bool) -> Vec<(String, Check)> {
         let doc = command(build::bare_metal_cargo("doc"), &["--quiet", "--no-deps", PRIVATE], BARE_CRATES, &[]);
         checks.push(("doc/bare-metal".to_owned(), doc));
         checks.extend(HOST_CRATES.iter().map(|name| (format!("host/{name}"), Check::HostTests(name))));
-        checks.push(("ring0".to_owned(), Check::Ring0));
+        checks.extend(ring0().map(|scenario| (scenario.name.to_owned(), Check::Ring0(Box::new(scenario)))));
     }
     let scenarios = scenarios::all().into_iter().filter(|scenario| !xen || scenario.applies == Applies::Both);
     checks.extend(scenarios.map(|scenario| (format!("system/{}", scenario.name), Check::System(Box::new(scenario)))));
@@ -191,14 +192,7 @@ fn perform(check: Check, lab: &Lab, log: &Path) -> Result<Verdict> {
             let (counts, failures) = libtest_results(&text);
             Ok(Verdict::of_many(counts, failures, success, log.to_path_buf()))
         }
-        Check::Ring0 => {
-            let scenario = Scenario::new("ring0")
-                .radon_only()
-                .append("selftest")
-                .kernel(Kernel::Absent)
-                .debug_exit()
-                .expect(&["RING0-TESTS"])
-                .limit(120);
+        Check::Ring0(scenario) => {
             let outcome = lab.boot(&scenario)?;
             let (counts, mut failures) = ring0_results(&outcome.lines);
             let success = outcome.failure.is_none() && counts.passed > 0;
@@ -271,6 +265,15 @@ fn libtest_results(text: &str) -> (Counts, Vec<String>) {
         }
     }
     (counts, failures)
+}
+
+/// Machines that the tests in ring 0 run on.
+fn ring0() -> impl Iterator<Item = Scenario> {
+    let on = |name| {
+        let scenario = Scenario::new(name).radon_only().append("selftest").kernel(Kernel::Absent).debug_exit();
+        scenario.expect(&["RING0-TESTS"]).limit(120)
+    };
+    [on("ring0"), on("ring0-2-cpus-avx").cpus(2, Threads::Single).avx()].into_iter()
 }
 
 /// Counts lines of the form `RING0-TEST name ok` and `RING0-TEST name FAILED: why`.
