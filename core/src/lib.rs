@@ -31,6 +31,7 @@ pub mod options;
 pub mod p2m;
 pub mod platform;
 pub mod sched;
+pub mod sort;
 pub mod sync;
 pub mod testing;
 pub mod time;

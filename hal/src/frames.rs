@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use core::ops::Range;
 use radon_core::frames::FrameInfo;
+use radon_core::sort::sort_by_key;
 use radon_core::sync::{Lock, Rank};
 use radon_core::types::{MachineAddr, PAGE_SIZE};
 use spin::once::Once;
@@ -48,10 +49,10 @@ pub(crate) fn whole_frames(usable: &[Range<u64>], reserved: &[Range<u64>]) -> Ve
 pub(crate) fn init(usable: &[Range<u64>], reserved: &[Range<u64>]) {
     let mut free = whole_frames(usable, reserved);
     if free.len() > MAX_REGIONS {
-        free.sort_unstable_by_key(|r| core::cmp::Reverse(r.end - r.start));
+        sort_by_key(&mut free, |r| core::cmp::Reverse(r.end - r.start));
         free.truncate(MAX_REGIONS);
     }
-    free.sort_unstable_by_key(|r| r.start);
+    sort_by_key(&mut free, |r| r.start);
     *FREE.lock() = free.into_iter().collect();
 }
 

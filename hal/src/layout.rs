@@ -14,7 +14,7 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use radon_core::types::MachineAddr;
+use radon_core::types::{MachineAddr, PAGE_SIZE};
 
 /// Start of the map of all RAM.
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
@@ -49,15 +49,13 @@ pub fn machine_address(virt: u64) -> MachineAddr {
 
 unsafe extern "C" {
     static __image_phys_start: u8;
-    static __image_phys_end: u8;
     static __text_start: u8;
     static __text_end: u8;
     static __rodata_start: u8;
     static __rodata_end: u8;
     static __data_start: u8;
     static __data_end: u8;
-    static __symbols_start: u8;
-    static __symbols_end: u8;
+    static __symbols_start: [u32; 2];
     static __build_id_start: u8;
     static __build_id_end: u8;
     static __boot_stack_guard: u8;
@@ -82,7 +80,7 @@ macro_rules! range_of {
 /// Machine addresses of the whole image as loaded, .bss and stacks included.
 #[must_use]
 pub fn image_phys() -> Range<u64> {
-    loaded((&raw const __image_phys_start) as u64)..loaded((&raw const __image_phys_end) as u64)
+    loaded((&raw const __image_phys_start) as u64)..machine_address(symbols().end).0
 }
 
 range_of!(/// Code.
@@ -91,12 +89,18 @@ range_of!(/// Constants.
     rodata, __rodata_start, __rodata_end);
 range_of!(/// Variables and the boot CPU's stack.
     data, __data_start, __data_end);
-range_of!(/// Names for backtraces.
-    symbols, __symbols_start, __symbols_end);
 range_of!(/// The boot CPU's stack, without its guard page.
     boot_stack, __boot_stack_bottom, __boot_stack_top);
 range_of!(/// The ELF note with the build id.
     build_id_note, __build_id_start, __build_id_end);
+
+/// Names for backtraces, in whole pages: the end of the image.
+#[must_use]
+pub fn symbols() -> Range<u64> {
+    // SAFETY: the linker script places the table there, read-only and for ever; its second word is its size.
+    let (start, size) = unsafe { ((&raw const __symbols_start) as u64, __symbols_start[1]) };
+    start..(start + u64::from(size)).next_multiple_of(PAGE_SIZE)
+}
 
 /// The page below the boot CPU's stack that is never mapped.
 #[must_use]

@@ -11,6 +11,7 @@ use core::arch::asm;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use radon_core::platform::PhysMemory;
+use radon_core::sort::sort_by_key;
 use radon_core::types::{MachineAddr, Mfn, PAGE_SIZE};
 use spin::once::Once;
 
@@ -58,7 +59,7 @@ impl DirectMap {
 
     fn new(ranges: &[Range<u64>]) -> DirectMap {
         let mut sorted: ArrayVec<_, MAX_RANGES> = ranges.iter().take(MAX_RANGES).cloned().collect();
-        sorted.sort_unstable_by_key(|r| core::cmp::Reverse(r.end - r.start));
+        sort_by_key(&mut sorted, |r| core::cmp::Reverse(r.end - r.start));
         DirectMap { ranges: sorted }
     }
 

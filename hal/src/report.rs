@@ -197,11 +197,11 @@ fn backtrace(frame: Option<&Frame>) {
     }
 }
 
-struct Symbol(Option<(&'static str, u64)>);
+struct Symbol(Option<(symbols::Name, u64)>);
 
 impl fmt::Display for Symbol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match &self.0 {
             Some((name, offset)) => write!(f, "{name}+{offset:#x}"),
             None => f.write_str("?"),
         }

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use radon_core::domain::Domain;
 use radon_core::hypervisor::Hypervisor;
+use radon_core::sort::sort_by_key;
 
 use crate::domain::X86Domain;
 use crate::machine::Machine;
@@ -75,7 +76,7 @@ fn is_hidden(x86: &X86Domain, port: u16, size: u8) -> bool {
 pub fn direct_ranges(own: &[(u16, u16)]) -> Vec<(u16, u16)> {
     let mut trapped: Vec<(u16, u16)> = HIDDEN.iter().chain(own).copied().collect();
     trapped.push((*PCI_CONFIG.start(), *PCI_CONFIG.end()));
-    trapped.sort_unstable();
+    sort_by_key(&mut trapped, |range| *range);
     let mut direct = Vec::new();
     let mut next = 0_u32;
     for (first, last) in trapped {

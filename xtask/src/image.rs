@@ -5,18 +5,18 @@
 //!
 //! # The `.symbols` section
 //!
-//! The linker script reserves it between `__symbols_start` and `__symbols_end`; [`convert`] fills it. All numbers are
-//! little-endian:
+//! It is the last of the image, at `__symbols_start`; the linker puts a table without names there, which [`convert`]
+//! replaces by one that is as long as it needs to be. All numbers are little-endian:
 //!
 //! | offset | what |
 //! |---|---|
 //! | 0 | magic `RSYM`, as the u32 0x4d595352 |
-//! | 4 | count, u32 |
-//! | 8 | count × { u32 address - 0xffffffff80000000, u32 offset of the name in the names below }, by address |
-//! | 8 + 8 count | the names: UTF-8, demangled, without hash, each ended by a NUL |
+//! | 4 | bytes of the whole table, u32 |
+//! | 8 | count, u32 |
+//! | 12 | count × u32 address - 0xffffffff80000000, ascending |
+//! | 12 + 4 count | the names in the same order: UTF-8, demangled, without hash; of each a byte that says how many bytes it shares with the beginning of the one before, then the others, then a NUL |
 //!
-//! Only functions are in it. The table is cut off at the end of the section, last names first; a section of zeros is
-//! an image that xtask never touched.
+//! Only functions are in it, their names cut at 255 bytes.
 
 use std::collections::BTreeMap;
 
@@ -63,19 +63,17 @@ pub(crate) struct Image {
     pub file: Vec<u8>,
     /// All symbols by address.
     pub symbols: Vec<Symbol>,
-    /// Functions that the `.symbols` section had no room for.
-    pub symbols_cut: usize,
 }
 
 /// Makes the loadable image from the linker's output.
 pub(crate) fn convert(elf: &[u8]) -> Result<Image> {
     let symbols = symbols(elf)?;
     let mut segments = segments(elf)?;
-    let symbols_cut = fill_symbols(&symbols, &mut segments)?;
+    fill_symbols(&symbols, &mut segments)?;
     let entry = FileHeader64::<LittleEndian>::parse(elf)?.e_entry.get(LittleEndian);
     let entry = if entry >= KERNEL_BASE { entry - KERNEL_BASE } else { entry };
     let file = write_elf32(u32::try_from(entry).context("the entry point is above 4 GiB")?, &segments)?;
-    Ok(Image { file, symbols, symbols_cut })
+    Ok(Image { file, symbols })
 }
 
 fn segments(elf: &[u8]) -> Result<Vec<Segment>> {
@@ -92,7 +90,7 @@ fn segments(elf: &[u8]) -> Result<Vec<Segment>> {
         segments.push(Segment {
             virtual_address: part.p_vaddr(endian),
             address: u32::try_from(part.p_paddr(endian))?,
-            content: content.to_vec(),
+            content: without_zeros(content).to_vec(),
             memory_size: u32::try_from(part.p_memsz(endian))?,
             flags: part.p_flags(endian),
         });
@@ -100,6 +98,12 @@ fn segments(elf: &[u8]) -> Result<Vec<Segment>> {
     ensure!(!segments.is_empty(), "the linker's output has no segments");
     segments.sort_by_key(|segment| segment.address);
     Ok(segments)
+}
+
+/// What of a segment a loader does not fill in by itself.
+fn without_zeros(content: &[u8]) -> &[u8] {
+    let end = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    &content[..end]
 }
 
 fn symbols(elf: &[u8]) -> Result<Vec<Symbol>> {
@@ -123,17 +127,12 @@ fn symbols(elf: &[u8]) -> Result<Vec<Symbol>> {
     Ok(symbols)
 }
 
-/// Puts the functions among `symbols` into the reserved section, if the image has one. Returns how many are left out.
-fn fill_symbols(symbols: &[Symbol], segments: &mut [Segment]) -> Result<usize> {
-    let find = |name: &str| symbols.iter().find(|symbol| symbol.name == name).map(|symbol| symbol.address);
-    let (Some(start), Some(end)) = (find("__symbols_start"), find("__symbols_end")) else { return Ok(0) };
-    let capacity = usize::try_from(end.checked_sub(start).context("__symbols_end is before __symbols_start")?)?;
-    let holds = |segment: &&mut Segment| {
-        let offset = start.checked_sub(segment.virtual_address);
-        offset.is_some_and(|offset| offset + capacity as u64 <= u64::from(segment.memory_size))
-    };
-    let segment = segments.iter_mut().find(holds).context("no segment holds the section .symbols")?;
-    let offset = usize::try_from(start - segment.virtual_address)?;
+/// Replaces the table at `__symbols_start`, if the image has one, by one of the functions among `symbols`.
+fn fill_symbols(symbols: &[Symbol], segments: &mut [Segment]) -> Result<()> {
+    let start = symbols.iter().find(|symbol| symbol.name == "__symbols_start").map(|symbol| symbol.address);
+    let Some(start) = start else { return Ok(()) };
+    let last = segments.last_mut().filter(|segment| segment.virtual_address == start);
+    let segment = last.context("the section .symbols is not a segment of its own at the end of the image")?;
 
     let functions: BTreeMap<u32, &str> = symbols
         .iter()
@@ -141,41 +140,27 @@ fn fill_symbols(symbols: &[Symbol], segments: &mut [Segment]) -> Result<usize> {
         .filter_map(|symbol| Some((u32::try_from(symbol.address - KERNEL_BASE).ok()?, symbol.name.as_str())))
         .collect();
     let functions: Vec<(u32, &str)> = functions.into_iter().collect();
-    let (table, cut) = symbol_table(&functions, capacity);
-    if segment.content.len() < offset + table.len() {
-        segment.content.resize(offset + table.len(), 0);
-    }
-    segment.content[offset..][..table.len()].copy_from_slice(&table);
-    Ok(cut)
+    segment.content = symbol_table(&functions);
+    segment.memory_size = u32::try_from(segment.content.len().next_multiple_of(PAGE))?;
+    Ok(())
 }
 
-/// The content of `.symbols` for functions sorted by address, in at most `capacity` bytes, and the number left out.
-fn symbol_table(functions: &[(u32, &str)], capacity: usize) -> (Vec<u8>, usize) {
-    let mut size = 8;
-    let mut count = 0;
-    for (_, name) in functions {
-        size += 8 + name.len() + 1;
-        if size > capacity {
-            break;
-        }
-        count += 1;
-    }
-    if capacity < 8 {
-        return (Vec::new(), functions.len());
-    }
-    let kept = &functions[..count];
-    let mut table = Vec::new();
+/// The content of `.symbols` for functions sorted by address.
+fn symbol_table(functions: &[(u32, &str)]) -> Vec<u8> {
+    let addresses: Vec<u8> = functions.iter().flat_map(|(address, _)| address.to_le_bytes()).collect();
     let mut names = Vec::new();
-    table.extend(SYMBOLS_MAGIC.to_le_bytes());
-    table.extend((count as u32).to_le_bytes());
-    for (address, name) in kept {
-        table.extend(address.to_le_bytes());
-        table.extend((names.len() as u32).to_le_bytes());
-        names.extend(name.as_bytes());
+    let mut before: &[u8] = &[];
+    for (_, name) in functions {
+        let name = &name.as_bytes()[..name.len().min(usize::from(u8::MAX))];
+        let shared = before.iter().zip(name).take_while(|(a, b)| a == b).count();
+        names.push(shared as u8);
+        names.extend(&name[shared..]);
         names.push(0);
+        before = name;
     }
-    table.extend(names);
-    (table, functions.len() - count)
+    let size = (12 + addresses.len() + names.len()) as u32;
+    let header = [SYMBOLS_MAGIC, size, functions.len() as u32].map(u32::to_le_bytes);
+    [header.concat(), addresses, names].concat()
 }
 
 /// An ELF32 executable of these segments. The first starts on the file's second page, well within what the
@@ -258,38 +243,40 @@ mod tests {
     fn lookup(table: &[u8], address: u32) -> Option<String> {
         let word = |at: usize| u32::from_le_bytes(table[at..at + 4].try_into().unwrap());
         assert_eq!(word(0), SYMBOLS_MAGIC);
-        let entries = (0..word(4) as usize).map(|n| (word(8 + 8 * n), word(12 + 8 * n) as usize));
-        let (_, name) = entries.take_while(|(start, _)| *start <= address).last()?;
-        let bytes = table[8 + 8 * word(4) as usize + name..].iter().take_while(|byte| **byte != 0);
-        Some(String::from_utf8(bytes.copied().collect()).unwrap())
+        assert_eq!(word(4) as usize, table.len());
+        let count = word(8) as usize;
+        let below = (0..count).take_while(|n| word(12 + 4 * n) <= address).count();
+        let mut names = &table[12 + 4 * count..];
+        let mut name = Vec::new();
+        for _ in 0..below {
+            name.truncate(usize::from(names[0]));
+            let end = 1 + names[1..].iter().position(|byte| *byte == 0).unwrap();
+            name.extend(&names[1..end]);
+            names = &names[end + 1..];
+        }
+        (below > 0).then(|| String::from_utf8(name).unwrap())
     }
 
     #[test]
     fn the_table_finds_the_function_around_an_address() {
-        let functions = [(0x1000, "first"), (0x2000, "core::second"), (0x2010, "third")];
-        let (table, cut) = symbol_table(&functions, 4096);
-        assert_eq!(cut, 0);
+        let table = symbol_table(&[(0x1000, "first"), (0x2000, "core::second"), (0x2010, "core::sec")]);
         assert_eq!(lookup(&table, 0x0fff), None);
         assert_eq!(lookup(&table, 0x1000).as_deref(), Some("first"));
         assert_eq!(lookup(&table, 0x200f).as_deref(), Some("core::second"));
-        assert_eq!(lookup(&table, 0xffff).as_deref(), Some("third"));
+        assert_eq!(lookup(&table, 0xffff).as_deref(), Some("core::sec"));
     }
 
     #[test]
-    fn a_table_without_room_is_cut_at_a_whole_entry() {
-        let functions = [(1, "a"), (2, "b"), (3, "c")];
-        let whole = symbol_table(&functions, 4096).0.len();
-        for capacity in 0..whole + 2 {
-            let (table, cut) = symbol_table(&functions, capacity);
-            assert!(table.len() <= capacity);
-            let room = capacity.saturating_sub(8) / 10;
-            assert_eq!(cut, 3 - room.min(3), "capacity {capacity}");
-            assert_eq!(lookup_safe(&table, cut), 3 - cut);
-        }
+    fn long_names_are_cut() {
+        let long = "x".repeat(300);
+        let table = symbol_table(&[(1, &long), (2, &long)]);
+        assert_eq!(lookup(&table, 2).unwrap(), long[..255]);
     }
 
-    fn lookup_safe(table: &[u8], cut: usize) -> usize {
-        if table.is_empty() { 3 - cut } else { u32::from_le_bytes(table[4..8].try_into().unwrap()) as usize }
+    #[test]
+    fn zeros_at_the_end_of_a_segment_are_not_stored() {
+        assert_eq!(without_zeros(&[0, 1, 0, 2, 0, 0]), [0, 1, 0, 2]);
+        assert!(without_zeros(&[0, 0]).is_empty());
     }
 
     #[test]
@@ -301,20 +288,19 @@ mod tests {
             symbol(KERNEL_BASE + 0x20_1000, true, "radon::main"),
             symbol(KERNEL_BASE + 0x20_2000, false, "radon::DATA"),
             symbol(base, false, "__symbols_start"),
-            symbol(base + 0x1000, false, "__symbols_end"),
         ];
         let mut parts =
-            [segment(KERNEL_BASE + 0x20_0000, 0x20_0000, &[9; 16], 16), segment(base, 0x30_0000, &[], 0x1000)];
-        assert_eq!(fill_symbols(&all, &mut parts).unwrap(), 0);
+            [segment(KERNEL_BASE + 0x20_0000, 0x20_0000, &[9; 16], 16), segment(base, 0x30_0000, &[0; 12], 12)];
+        fill_symbols(&all, &mut parts).unwrap();
         assert_eq!(parts[0].content, [9; 16]);
         assert_eq!(lookup(&parts[1].content, 0x20_1234).as_deref(), Some("radon::main"));
-        assert_eq!(parts[1].content[4..8], [1, 0, 0, 0]);
+        assert_eq!(parts[1].content[8..12], [1, 0, 0, 0]);
+        assert_eq!(parts[1].memory_size, 0x1000);
     }
 
     #[test]
-    fn an_image_with_a_section_outside_of_its_segments_is_refused() {
-        let symbol = |address, name: &str| Symbol { address, is_function: false, name: name.to_owned() };
-        let all = [symbol(KERNEL_BASE, "__symbols_start"), symbol(KERNEL_BASE + 32, "__symbols_end")];
-        assert!(fill_symbols(&all, &mut [segment(KERNEL_BASE, 0, &[], 16)]).is_err());
+    fn a_table_that_is_not_at_the_end_of_the_image_is_refused() {
+        let all = [Symbol { address: KERNEL_BASE, is_function: false, name: "__symbols_start".to_owned() }];
+        assert!(fill_symbols(&all, &mut [segment(KERNEL_BASE, 0, &[], 16), segment(!0, 32, &[], 16)]).is_err());
     }
 }

@@ -294,4 +294,4 @@ radon_start64:
     jmp 1b
 
     .section .symbols, "a"
-    .long 0x4d595352, 0                     // "RSYM", no names yet
+    .long 0x4d595352, 12, 0                 // "RSYM", bytes, number of names: none yet

@@ -11,6 +11,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use radon_core::options::{self, Options, Timestamps};
 use radon_core::platform::PhysMemory;
+use radon_core::sort::sort_by_key;
 use radon_core::types::{MachineAddr, PAGE_SIZE};
 use radon_x86::acpi::Acpi;
 use radon_x86::boot_info::{self, BootInfo, BootInfoError, MemoryKind};
@@ -274,7 +275,7 @@ fn more_heap(bytes: usize) -> Option<(NonNull<u8>, usize)> {
 
 /// Sorts ranges and joins those that touch; cuts what the direct map cannot hold.
 fn merge(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    ranges.sort_unstable_by_key(|r| r.start);
+    sort_by_key(&mut ranges, |r| r.start);
     let mut merged: Vec<Range<u64>> = Vec::new();
     for range in ranges {
         let range = range.start..range.end.min(DIRECT_MAP_SIZE);

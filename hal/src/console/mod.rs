@@ -27,6 +27,8 @@ const EARLY: usize = 16 << 10;
 
 static PORT: Lock<Uart> = Lock::new(Rank::Console, Uart::new(COM1));
 static PORT_BASE: AtomicU16 = AtomicU16::new(COM1);
+#[allow(unsafe_code, reason = "a section of the linker script for what is mostly zeros")]
+#[unsafe(link_section = ".late_data")]
 static EARLY_LOG: Lock<ArrayVec<u8, EARLY>> = Lock::new(Rank::Console, ArrayVec::new_const());
 static HOOK: Once<fn(&[u8])> = Once::new();
 static TIMESTAMPS: AtomicBool = AtomicBool::new(false);

@@ -1,6 +1,7 @@
 //! The machine's memory map: regions sorted and free of overlaps, whatever the firmware said.
 
 use alloc::vec::Vec;
+use radon_core::sort::sort_by_key;
 use radon_core::types::MachineAddr;
 
 /// What a region is. Ordered by how strongly it forbids use: where regions overlap, the greater kind holds.
@@ -92,7 +93,7 @@ impl MemoryRegion {
 #[must_use]
 pub fn normalise(regions: &[MemoryRegion]) -> Vec<MemoryRegion> {
     let mut edges: Vec<u64> = regions.iter().flat_map(|r| [r.start.0, r.end().0]).collect();
-    edges.sort_unstable();
+    sort_by_key(&mut edges, |edge| *edge);
     edges.dedup();
     let mut out: Vec<MemoryRegion> = Vec::new();
     for (&start, &end) in edges.iter().zip(edges.iter().skip(1)) {

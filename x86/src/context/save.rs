@@ -8,6 +8,7 @@ use radon_abi::save as abi;
 use radon_abi::save::{Cpu, CpuXsave, Descriptor, Header, Mtrr, OneMsr, TscAdjust};
 use radon_core::domain::Domain;
 use radon_core::hypervisor::Hypervisor;
+use radon_core::sort::sort_by_key;
 use radon_core::types::Nanoseconds;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -55,7 +56,7 @@ pub fn size(domain: &Domain, x86: &X86Domain) -> u32 {
 pub fn save(hv: &Hypervisor, domain: &Domain, x86: &X86Domain) -> Result<Vec<u8>, Errno> {
     let mut records = alloc::vec![header(hv, x86)];
     collect(hv, domain, x86, &mut records)?;
-    records.sort_by_key(|r| (r.typecode, r.instance));
+    sort_by_key(&mut records, |r| (r.typecode, r.instance));
     let mut stream = Vec::with_capacity(size(domain, x86) as usize);
     records.iter().for_each(|r| write(&mut stream, r));
     stream.extend_from_slice(Descriptor::default().as_bytes());

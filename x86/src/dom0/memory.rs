@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 use radon_core::options::{Dom0Memory, MemoryAmount};
+use radon_core::sort::sort_by_key;
 use radon_core::types::PAGE_SIZE;
 
 const MIB: u64 = 1 << 20;
@@ -264,7 +265,7 @@ fn memory_map(map: &[MemoryRegion], ram: &RangeSet, acpi: &Range<u64>) -> Vec<Me
         }
         parts.extend(rest.iter().map(|r| (r, MemoryKind::Reserved)));
     }
-    parts.sort_by_key(|(range, _)| range.start);
+    sort_by_key(&mut parts, |(range, _)| range.start);
     let mut out: Vec<(Range<u64>, MemoryKind)> = Vec::new();
     for (range, kind) in parts {
         match out.last_mut() {

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 use super::load::ONE;
 use super::queue::{Queue, Slot, Standing};
 use super::{Context, CpuId, CpuSet, Credit2, Guard, Nanoseconds, Ordering, Shared, Unit, lock_pair, pack, unpack};
+use crate::sort::sort_by_key;
 
 /// Loads per CPU that differ by less are as good as equal.
 const TOLERANCE: u64 = ONE / 8;
@@ -67,7 +68,7 @@ impl Credit2 {
                 let _ = others.try_push((other.load_per_cpu(), n));
             }
         }
-        others.sort_unstable();
+        sort_by_key(&mut others, |other| *other);
         for (n, other) in others.iter().rev().filter_map(|&(_, n)| Some((n, self.shared(n)?))) {
             let (mut target, source) = lock_pair(&here.lock, &other.lock);
             let Some(mut source) = source else { continue };

@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::sched::{CpuSet, Unit};
+use crate::sort::sort_by_key;
 use crate::types::{CpuId, Nanoseconds};
 
 use super::load::Load;
@@ -278,7 +279,7 @@ impl Queue {
         let members = &self.members;
         let credit = |s: &Slot| members.get(*s).and_then(Option::as_ref).map_or(0, |m| m.credit);
         // Stable: equals stay in order of arrival.
-        self.ready.sort_by_key(|s| core::cmp::Reverse(credit(s)));
+        sort_by_key(&mut self.ready, |s| core::cmp::Reverse(credit(s)));
     }
 
     // Choices.
