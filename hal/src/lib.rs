@@ -17,6 +17,7 @@ pub mod acpi;
 pub mod apic;
 pub mod boot;
 pub mod boot_memory;
+pub mod checksum;
 pub mod console;
 pub mod cpu;
 pub mod frames;

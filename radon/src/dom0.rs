@@ -94,7 +94,7 @@ pub(crate) fn unpack_kernel(machine: &Booted) -> Result<UnpackedKernel, BuildErr
     })?;
     let unpacked = bytes.with(|packed| {
         place.with_mut(|scratch| {
-            let elf = Image::find(packed)?.unpack(scratch)?;
+            let elf = Image::find(packed)?.unpack(scratch, radon_hal::checksum::crc32)?;
             Ok((Kernel::parse(elf)?, elf.len()))
         })
     });

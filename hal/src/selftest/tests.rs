@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use radon_core::platform::PhysMemory as _;
 use radon_core::types::{MachineAddr, Nanoseconds};
+use radon_x86::dom0::unpack::crc32;
 
 use super::Test;
 use crate::cpu::registers::{self, cr0, cr4, msr, probe_read_u64, rdmsr_safe, wrmsr_safe};
@@ -32,6 +33,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "apic::kick_wakes_every_cpu", run: kick },
     Test { name: "svm::what_firmware_disabled_is_said_with_a_remedy", run: svm_disabled },
     Test { name: "symbols::find_this_function", run: symbol },
+    Test { name: "checksum::agrees_with_tables", run: checksum },
 ];
 
 fn missing_msr() -> Result<(), String> {
@@ -269,6 +271,16 @@ fn svm_disabled() -> Result<(), String> {
         check!(error == Unavailable::Disabled { locked });
         let text = format!("{error}");
         check!(text.contains("enable 'SVM'") && text.contains("locked") == locked, "{text}");
+    }
+    Ok(())
+}
+
+fn checksum() -> Result<(), String> {
+    let data: Vec<u8> = (0..1000u32).map(|n| (n.wrapping_mul(0x9e37_79b9) >> 11) as u8).collect();
+    check!(crate::checksum::crc32(b"123456789") == 0xcbf4_3926);
+    for length in [0, 1, 63, 64, 65, 127, 128, 200, 256, 1000] {
+        let (found, expected) = (crate::checksum::crc32(&data[..length]), crc32::crc32(&data[..length]));
+        check!(found == expected, "{found:#x} for {length} bytes, not {expected:#x}");
     }
     Ok(())
 }

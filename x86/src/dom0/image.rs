@@ -7,6 +7,7 @@
 //! Sources: Linux's boot protocol (Documentation/x86/boot.rst), the ELF-64 object file format, Xen's public header
 //! elfnote.h.
 
+use super::unpack::crc32::Crc32;
 use super::unpack::{self, Compression, UnpackError};
 use arrayvec::ArrayVec;
 use core::fmt;
@@ -222,11 +223,11 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// Unpacks the kernel into `scratch` and returns the ELF file.
+    /// Unpacks the kernel into `scratch` and returns the ELF file; `crc32` checks it.
     ///
     /// # Errors
     /// [`ImageError::ScratchTooSmall`], [`ImageError::Unpack`] or [`ImageError::WrongSize`].
-    pub fn unpack<'b>(&self, scratch: &'b mut [u8]) -> Result<&'b [u8], ImageError>
+    pub fn unpack<'b>(&self, scratch: &'b mut [u8], crc32: Crc32) -> Result<&'b [u8], ImageError>
     where
         'a: 'b,
     {
@@ -236,7 +237,7 @@ impl<'a> Image<'a> {
         let needs = self.scratch_size();
         let room = usize::try_from(needs).ok().and_then(|n| scratch.get_mut(..n));
         let room = room.ok_or(ImageError::ScratchTooSmall { needs })?;
-        let found = unpack::unpack(self.compression, self.payload, room)
+        let found = unpack::unpack(self.compression, self.payload, room, crc32)
             .map_err(|e| ImageError::Unpack(self.compression, e))?;
         if found as u64 != self.size {
             return Err(ImageError::WrongSize { stated: self.size, found: found as u64 });

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dom0::testing::SparseMemory;
+use crate::dom0::unpack::crc32::crc32;
 use crate::dom0::unpack::tests::sample;
 use alloc::format;
 use alloc::vec;
@@ -95,7 +96,7 @@ fn a_plain_elf_file_is_parsed_and_loaded() {
     let elf = good();
     let image = Image::find(&elf).unwrap();
     assert_eq!((image.compression(), image.scratch_size()), (Compression::None, 0));
-    let file = image.unpack(&mut []).unwrap();
+    let file = image.unpack(&mut [], crc32).unwrap();
     let kernel = Kernel::parse(file).unwrap();
     assert_eq!(kernel.entry, 0x100_0040);
     assert_eq!(kernel.load_range(), 0x100_0000..0x100_6000);
@@ -142,13 +143,16 @@ fn packed_kernels_are_unpacked() {
         let image = Image::find(&module).unwrap();
         assert_eq!(image.compression(), compression);
         let mut scratch = vec![0; image.scratch_size() as usize];
-        assert!(image.unpack(&mut scratch).unwrap() == &sample[..]);
+        assert!(image.unpack(&mut scratch, crc32).unwrap() == &sample[..]);
         let needs = image.scratch_size();
         let small = needs as usize - 1;
-        assert_eq!(image.unpack(&mut scratch[..small]), Err(ImageError::ScratchTooSmall { needs }));
+        assert_eq!(image.unpack(&mut scratch[..small], crc32), Err(ImageError::ScratchTooSmall { needs }));
     }
     let module = bzimage(&good());
-    assert!(Image::find(&module).unwrap().unpack(&mut []).unwrap() == &good()[..], "an ELF payload needs no unpacking");
+    assert!(
+        Image::find(&module).unwrap().unpack(&mut [], crc32).unwrap() == &good()[..],
+        "an ELF payload needs no unpacking"
+    );
 }
 
 #[test]
@@ -158,12 +162,12 @@ fn a_wrong_stated_size_is_refused() {
     for stated in [size - 1, size + 1] {
         let module = bzimage(&with_size(packed, stated));
         let image = Image::find(&module).unwrap();
-        let error = image.unpack(&mut vec![0; size + 100]).unwrap_err();
+        let error = image.unpack(&mut vec![0; size + 100], crc32).unwrap_err();
         // A few bytes too many fit in the slack and are noticed afterwards.
         assert_eq!(error, ImageError::WrongSize { stated: stated as u64, found: size as u64 });
     }
     let module = bzimage(&with_size(packed, 10));
-    let error = Image::find(&module).unwrap().unpack(&mut vec![0; size]).unwrap_err();
+    let error = Image::find(&module).unwrap().unpack(&mut vec![0; size], crc32).unwrap_err();
     assert_eq!(error, ImageError::Unpack(Compression::Xz, UnpackError::TooLarge));
 }
 
@@ -258,7 +262,7 @@ proptest! {
             module[at] = value;
         }
         if let Ok(image) = Image::find(&module)
-            && let Ok(elf) = image.unpack(&mut vec![0; 1 << 16])
+            && let Ok(elf) = image.unpack(&mut vec![0; 1 << 16], crc32)
             && let Ok(kernel) = Kernel::parse(elf)
             && kernel.segments().iter().all(|s| s.size < 1 << 20)
         {

@@ -2,6 +2,8 @@
 
 /// Bytes copied per step. Decoders are fastest while this many bytes of room are left behind the output.
 pub(super) const STEP: usize = 16;
+/// From so many bytes on, calls that copy many at once pay.
+const LONG: usize = 64;
 
 /// Repeats at `pos` the `len` bytes that begin `distance` bytes before it; the two may overlap. Up to [`STEP`] bytes
 /// behind the copy may be overwritten. The caller checked `1 <= distance <= pos` and that `pos + len` is in `out`.
@@ -33,12 +35,22 @@ fn copy_far(out: &mut [u8], mut from: usize, mut to: usize, end: usize) {
 }
 
 /// [`copy_match`] for short distances (a repeated pattern) and for the last bytes of the buffer.
+#[inline(never)]
 fn copy_near(out: &mut [u8], from: usize, pos: usize, end: usize) {
     let Some(area) = out.get_mut(from..end) else { return };
     let mut pattern = pos.wrapping_sub(from);
     if pattern == 1 {
         let byte = area.first().copied().unwrap_or(0);
         area.fill(byte);
+        return;
+    }
+    if area.len() < LONG {
+        for n in pattern..area.len() {
+            let byte = area.get(n.wrapping_sub(pattern)).copied().unwrap_or(0);
+            if let Some(place) = area.get_mut(n) {
+                *place = byte;
+            }
+        }
         return;
     }
     // Whole repetitions of the pattern are a pattern too: double it until all is filled.

@@ -103,8 +103,12 @@ const fn apply(effect: &[u32; 32], value: u32) -> u32 {
     result
 }
 
+/// Something that computes the checksum of data: [`crc32`], or what the processor is faster at.
+pub type Crc32 = fn(&[u8]) -> u32;
+
 /// The checksum of `data`.
-pub(super) fn crc32(data: &[u8]) -> u32 {
+#[must_use]
+pub fn crc32(data: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     let (blocks, rest) = data.as_chunks::<BLOCK>();
     for block in blocks {
@@ -123,7 +127,9 @@ pub(super) fn crc32(data: &[u8]) -> u32 {
     !update(crc, rest)
 }
 
-fn update(mut crc: u32, data: &[u8]) -> u32 {
+/// Goes on with a checksum, of which `crc` is the remainder so far (the checksum inverted).
+#[must_use]
+pub fn update(mut crc: u32, data: &[u8]) -> u32 {
     let [t0, t1, t2, t3, t4, t5, t6, t7] = &TABLES;
     let (words, rest) = data.as_chunks::<8>();
     for word in words {

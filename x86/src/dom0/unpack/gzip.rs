@@ -2,7 +2,7 @@
 //! output. Touches nothing but its arguments and about 11 KiB of heap.
 
 use super::UnpackError;
-use super::crc32::crc32;
+use super::crc32::Crc32;
 use alloc::boxed::Box;
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
@@ -14,7 +14,7 @@ const HAS_NAME: u8 = 1 << 3;
 const HAS_COMMENT: u8 = 1 << 4;
 
 /// Unpacks the first member in `input` to the front of `out` and returns the number of bytes.
-pub(super) fn unpack(input: &[u8], out: &mut [u8]) -> Result<usize, UnpackError> {
+pub(super) fn unpack(input: &[u8], out: &mut [u8], crc32: Crc32) -> Result<usize, UnpackError> {
     let mut rest = input;
     let [0x1f, 0x8b, method, flags, ..] = *rest.split_off(..10).ok_or(UnpackError::Truncated)? else {
         return Err(UnpackError::Corrupt("the gzip header is damaged"));

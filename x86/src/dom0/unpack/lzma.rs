@@ -2,10 +2,12 @@
 //!
 //! Unpacking the dom0 kernel is most of the work of a boot, so this decoder is written for few instructions: the whole
 //! output is addressable (no ring buffer, no second copy), the range coder's state stays in registers, and matches are
-//! copied sixteen bytes at a time. Touches nothing but its arguments and about 37 KiB of heap for the probabilities.
+//! copied sixteen bytes at a time. Touches nothing but its arguments and about 300 KiB of heap for the probabilities.
 //!
-//! The range decoder keeps `range` and `diff = range - code` instead of `range` and `code`: decoding a one then changes
-//! `range` only. Source: the LZMA specification that comes with the LZMA SDK (public domain) and the .xz file format 1.1.
+//! Each bit ends in one of two pieces of code that the compiler would like to merge, at the price of more instructions. It
+//! does not because one of them writes the probability with an atomic store, which on x86 is the same instruction.
+//!
+//! Source: the LZMA specification that comes with the LZMA SDK (public domain) and the .xz file format 1.1.
 //!
 //! Invariants: a damaged stream ends in an error, never a panic; each decoded symbol consumes input or produces output,
 //! so the work is bounded by the sizes of both.
@@ -14,37 +16,46 @@ use super::UnpackError;
 use super::copy::copy_match;
 use alloc::vec;
 use alloc::vec::Vec;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use core::sync::atomic::{AtomicU16, Ordering};
+use zerocopy::{FromBytes, IntoBytes, KnownLayout};
 
+/// Certainty.
+const ONE: u16 = 2048;
 /// A probability of one half, in units of 1/2048.
 const HALF: u16 = 1024;
 
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(FromBytes, IntoBytes, KnownLayout)]
 #[repr(C)]
 struct LengthModel {
-    choice: [u16; 1],
-    choice_2: [u16; 1],
-    low: [[u16; 8]; 16],
-    mid: [[u16; 8]; 16],
-    high: [u16; 256],
+    choice: [AtomicU16; 1],
+    choice_2: [AtomicU16; 1],
+    low: [[AtomicU16; 8]; 16],
+    mid: [[AtomicU16; 8]; 16],
+    high: [AtomicU16; 256],
 }
 
+/// A value for each probability; only those below [`ONE`] matter, the rest spares bounds checks.
+type Next = [u16; 1 << 16];
+
 /// All adaptive probabilities of the model. Arrays are padded to powers of two, so that masked indices are in range.
-#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(FromBytes, IntoBytes, KnownLayout)]
 #[repr(C)]
 struct Model {
-    literal: [[u16; 0x400]; 16],
-    is_match: [u16; 256],
-    is_rep0_long: [u16; 256],
-    is_rep: [u16; 16],
-    is_rep0: [u16; 16],
-    is_rep1: [u16; 16],
-    is_rep2: [u16; 16],
-    slot: [[u16; 64]; 4],
-    special: [u16; 128],
-    align: [u16; 16],
+    literal: [[AtomicU16; 0x400]; 16],
+    is_match: [AtomicU16; 256],
+    is_rep0_long: [AtomicU16; 256],
+    is_rep: [AtomicU16; 16],
+    is_rep0: [AtomicU16; 16],
+    is_rep1: [AtomicU16; 16],
+    is_rep2: [AtomicU16; 16],
+    slot: [[AtomicU16; 64]; 4],
+    special: [AtomicU16; 128],
+    align: [AtomicU16; 16],
     match_len: LengthModel,
     rep_len: LengthModel,
+    /// What a probability becomes after a zero and a one: looking it up takes fewer instructions than computing it.
+    zero: Next,
+    one: Next,
 }
 
 /// What survives from chunk to chunk of an LZMA2 stream besides the probabilities.
@@ -69,6 +80,14 @@ const AFTER_LITERAL: [u8; 16] = [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 4, 5, 0, 0, 0, 0]
 /// data; bytes behind the end may be overwritten.
 pub(super) fn decode(input: &[u8], out: &mut [u8]) -> Result<(usize, usize), UnpackError> {
     let mut store: Vec<u16> = vec![HALF; size_of::<Model>() / 2];
+    for p in 0..ONE {
+        let Ok(Model { zero, one, .. }) = Model::mut_from_bytes(store.as_mut_bytes()) else { break };
+        let (after_zero, after_one) = (p.wrapping_add(ONE.wrapping_sub(p) >> 5), p.wrapping_sub(p >> 5));
+        let places = zero.get_mut(usize::from(p)).zip(one.get_mut(usize::from(p)));
+        if let Some((zero, one)) = places {
+            (*zero, *one) = (after_zero, after_one);
+        }
+    }
     let mut coder = Coder { state: 0, reps: [0; 4], lc: 0, lp: 0, pb: 0 };
     let mut rest = input;
     let mut filled = 0usize;
@@ -115,7 +134,8 @@ pub(super) fn decode(input: &[u8], out: &mut [u8]) -> Result<(usize, usize), Unp
             need_properties = false;
         }
         if control >= 0xa0 {
-            store.fill(HALF);
+            let adaptive = store.len().saturating_sub(size_of::<Next>());
+            store.iter_mut().take(adaptive).for_each(|p| *p = HALF);
             coder.state = 0;
             coder.reps = [0; 4];
             need_state = false;
@@ -143,7 +163,13 @@ fn be16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |n, b| (n << 8) | u16::from(*b))
 }
 
+/// Says that the place where it is called is seldom reached.
+#[cold]
+#[inline(always)]
+fn cold() {}
+
 /// Decodes one LZMA chunk into `out[start..end]`; the bytes before `start` are the dictionary.
+#[allow(unused_assignments, reason = "the last of a series of bits updates what only the next one would read")]
 #[expect(
     clippy::indexing_slicing,
     reason = "every dynamic index is into a fixed array and masked to its length, which keeps bounds checks out of the \
@@ -165,21 +191,23 @@ fn chunk(
     let (head, body) = packed.split_first_chunk::<5>().ok_or(UnpackError::Truncated)?;
     let mut input = body.iter();
     let mut range = u32::MAX;
-    let mut diff = range.wrapping_sub(u32::from_be_bytes([head[1], head[2], head[3], head[4]]));
+    let mut code = u32::from_be_bytes([head[1], head[2], head[3], head[4]]);
     let mut state = coder.state;
     let [mut rep0, mut rep1, mut rep2, mut rep3] = coder.reps;
     let position_mask = (1usize << (coder.pb & 7)) - 1;
-    let literal_mask = (1usize << (coder.lp & 7)) - 1;
-    let (lc, previous_shift) = (coder.lc & 7, (8 - (coder.lc & 7)) & 15);
+    let lc = coder.lc & 7;
+    // Of a number that has the position above the previous byte: the bits that choose the tree of a literal.
+    let literal_mask = ((0x100usize << (coder.lp & 7)) - 1) & !(0xff >> lc);
     let mut pos = start;
 
     // Makes room in the range, so that the next bit can be decoded.
     macro_rules! normalize {
         () => {
             if range < 1 << 24 {
+                cold();
                 let Some(byte) = input.next() else { return Err(CORRUPT) };
                 range <<= 8;
-                diff = (diff << 8).wrapping_sub(u32::from(*byte));
+                code = (code << 8) | u32::from(*byte);
             }
         };
     }
@@ -187,17 +215,19 @@ fn chunk(
     macro_rules! bit {
         ($probability:expr, $zero:expr, $one:expr) => {{
             normalize!();
-            let probability: &mut u16 = &mut $probability;
-            let p = u32::from(*probability);
+            let probability: &mut AtomicU16 = &mut $probability;
+            // 31..=2017.
+            let old = *probability.get_mut();
+            let p = u32::from(old);
             let bound = (range >> 11).wrapping_mul(p);
-            range = range.wrapping_sub(bound);
-            if diff > range {
-                diff = diff.wrapping_sub(range);
+            if code < bound {
                 range = bound;
-                *probability = p.wrapping_sub((p.wrapping_sub(2048 - 31) as i32 >> 5) as u32) as u16;
+                probability.store(model.zero[usize::from(old)], Ordering::Relaxed);
                 $zero
             } else {
-                *probability = (p - (p >> 5)) as u16;
+                range -= bound;
+                code -= bound;
+                *probability.get_mut() = model.one[usize::from(old)];
                 $one
             }
         }};
@@ -245,7 +275,7 @@ fn chunk(
         let position = pos & position_mask;
         if bit!(model.is_match[((state << 4) | position) & 255], true, false) {
             let previous = out.get(pos.wrapping_sub(1)).copied().unwrap_or(0);
-            let context = (((pos & literal_mask) << lc) + (usize::from(previous) >> previous_shift)) & 15;
+            let context = ((((pos << 8) | usize::from(previous)) & literal_mask) << lc) >> 8 & 15;
             let tree = &mut model.literal[context];
             let mut node = 1usize;
             if state >= 7 {
@@ -255,21 +285,31 @@ fn chunk(
                 let mut expected = usize::from(*expected);
                 // 0x100 as long as all bits agreed, then 0.
                 let mut agree = 0x100usize;
-                for _ in 0..8 {
-                    expected <<= 1;
-                    let want = expected & agree;
-                    bit!(
-                        tree[(agree + want + node) & 0x3ff],
-                        {
-                            node <<= 1;
-                            agree ^= want;
-                        },
-                        {
-                            node = (node << 1) | 1;
-                            agree = want;
-                        }
-                    );
+                macro_rules! matched {
+                    () => {
+                        expected <<= 1;
+                        let want = expected & agree;
+                        bit!(
+                            tree[(agree + want + node) & 0x3ff],
+                            {
+                                node <<= 1;
+                                agree ^= want;
+                            },
+                            {
+                                node = (node << 1) | 1;
+                                agree = want;
+                            }
+                        );
+                    };
                 }
+                matched!();
+                matched!();
+                matched!();
+                matched!();
+                matched!();
+                matched!();
+                matched!();
+                matched!();
             } else {
                 descend!(tree, node, 0xff);
                 descend!(tree, node, 0xff);
@@ -320,7 +360,6 @@ fn chunk(
                     }
                 } else {
                     // The middle bits are equally likely zero or one and not modelled.
-                    let mut code = range.wrapping_sub(diff);
                     let mut direct = 0u32;
                     for _ in 4..low_bits {
                         if range < 1 << 24 {
@@ -329,13 +368,12 @@ fn chunk(
                             code = (code << 8) | u32::from(*byte);
                         }
                         range >>= 1;
-                        direct <<= 1;
-                        if code >= range {
-                            code -= range;
-                            direct |= 1;
-                        }
+                        // All ones if the bit is zero.
+                        let difference = code.wrapping_sub(range);
+                        let zero = (difference as i32 >> 31) as u32;
+                        code = difference.wrapping_add(range & zero);
+                        direct = (direct << 1).wrapping_add(1).wrapping_add(zero);
                     }
-                    diff = range.wrapping_sub(code);
                     rep0 = rep0.wrapping_add(direct << 4);
                     bit!(model.align[node & 15], node <<= 1, {
                         node = (node << 1) | 1;
@@ -387,7 +425,7 @@ fn chunk(
         pos += len;
     }
     normalize!();
-    if diff != range || input.len() != 0 {
+    if code != 0 || input.len() != 0 {
         return Err(CORRUPT);
     }
     coder.state = state;

@@ -2,18 +2,19 @@
 //!
 //! The buffer must have room for the whole result (whose size the packed kernel states), since it serves as the
 //! dictionary too: so the data is written once and never moved by a decoder. Heap is only used for decoder state, at
-//! most about 150 KiB (zstd; xz needs 37 KiB, gzip 11 KiB, lz4 none). Nothing else is touched, and damaged input gives an
+//! most about 300 KiB (xz; zstd needs 150 KiB, gzip 11 KiB, lz4 none). Nothing else is touched, and damaged input gives an
 //! error.
 //!
-//! What it costs, for Debian 12's kernel of 66 MB (counted with callgrind on x86-64, checksums included): xz 2.4 billion
+//! What it costs, for Debian 12's kernel of 66 MB (counted with callgrind on x86-64, checksums included): xz 2.2 billion
 //! instructions (8.1 MB packed), zstd -22 1.1 (9.7 MB), gzip 0.7 (11.3 MB), lz4 0.2 (14.8 MB). Nearly all of xz's are for
 //! 75 million binary decisions, which depend on each other.
 
 use core::fmt;
+use crc32::Crc32;
 
 mod bcj;
 mod copy;
-mod crc32;
+pub mod crc32;
 mod gzip;
 mod lz4;
 mod lzma;
@@ -111,17 +112,18 @@ impl fmt::Display for UnpackError {
 
 /// Unpacks `input` to the front of `out` and returns the number of bytes written. `out` should be at least 16 bytes
 /// longer than the result (the fast path of match copying needs the room); what lies behind the result is undefined.
+/// `crc32` checks the result.
 ///
 /// # Errors
 /// See [`UnpackError`]. `out` then holds nothing useful.
-pub fn unpack(compression: Compression, input: &[u8], out: &mut [u8]) -> Result<usize, UnpackError> {
+pub fn unpack(compression: Compression, input: &[u8], out: &mut [u8], crc32: Crc32) -> Result<usize, UnpackError> {
     match compression {
         Compression::None => {
             out.get_mut(..input.len()).ok_or(UnpackError::TooLarge)?.copy_from_slice(input);
             Ok(input.len())
         }
-        Compression::Gzip => gzip::unpack(input, out),
-        Compression::Xz => xz::unpack(input, out),
+        Compression::Gzip => gzip::unpack(input, out, crc32),
+        Compression::Xz => xz::unpack(input, out, crc32),
         Compression::Lz4 => lz4::unpack(input, out),
         Compression::Zstd => zstd::unpack(input, out),
         Compression::Bzip2 | Compression::Lzma | Compression::Lzo => {

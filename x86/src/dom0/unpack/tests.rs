@@ -1,5 +1,6 @@
 //! Unpacking of small files made with the usual tools, whole, cut and damaged.
 
+use super::crc32::crc32;
 use super::*;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -65,7 +66,7 @@ fn repeated_distances_are_followed() {
         (Compression::Xz, include_bytes!("testdata/records.xz")),
     ] {
         let mut out = vec![0; records.len() + 16];
-        assert_eq!(unpack(compression, packed, &mut out), Ok(records.len()), "{compression}");
+        assert_eq!(unpack(compression, packed, &mut out, crc32), Ok(records.len()), "{compression}");
         assert!(out[..records.len()] == records[..], "{compression}");
     }
 }
@@ -77,10 +78,10 @@ fn zstd_frames_follow_each_other_and_others_are_skipped() {
     both.extend_from_slice(&[0x53, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 9, 9, 9]);
     both.extend_from_slice(ZSTD_FAST);
     let mut out = vec![0; 2 * sample.len() + 16];
-    assert_eq!(unpack(Compression::Zstd, &both, &mut out), Ok(2 * sample.len()));
+    assert_eq!(unpack(Compression::Zstd, &both, &mut out, crc32), Ok(2 * sample.len()));
     assert!(out[..sample.len()] == sample[..] && out[sample.len()..2 * sample.len()] == sample[..]);
     both.push(0);
-    assert_eq!(unpack(Compression::Zstd, &both, &mut out), Err(UnpackError::Truncated));
+    assert_eq!(unpack(Compression::Zstd, &both, &mut out, crc32), Err(UnpackError::Truncated));
 }
 
 fn all() -> [(Compression, &'static [u8]); 6] {
@@ -101,7 +102,7 @@ fn unpacks_what_the_tools_packed() {
         assert_eq!(Compression::detect(packed), Some(compression));
         for slack in [0, 16, 100] {
             let mut out = vec![0xaa; sample.len() + slack];
-            assert_eq!(unpack(compression, packed, &mut out), Ok(sample.len()), "{compression}");
+            assert_eq!(unpack(compression, packed, &mut out, crc32), Ok(sample.len()), "{compression}");
             assert!(out[..sample.len()] == sample[..], "{compression} with {slack} bytes of slack");
         }
     }
@@ -114,11 +115,11 @@ fn cut_files_and_small_buffers_give_errors() {
         let mut out = vec![0; size + 16];
         // The end of an xz file says nothing about the data; stop before it.
         for len in (0..packed.len() - 40).step_by(7) {
-            let result = unpack(compression, &packed[..len], &mut out);
+            let result = unpack(compression, &packed[..len], &mut out, crc32);
             assert!(result != Ok(size), "{compression} cut to {len}");
         }
         for room in [0, 1, 16, 6000, size - 1] {
-            assert!(unpack(compression, packed, &mut vec![0; room]).is_err(), "{compression} into {room} bytes");
+            assert!(unpack(compression, packed, &mut vec![0; room], crc32).is_err(), "{compression} into {room} bytes");
         }
     }
 }
@@ -136,7 +137,7 @@ fn a_changed_byte_of_the_data_is_noticed() {
             let mut damaged = packed.to_vec();
             damaged[at] ^= 0x10;
             // Two codings may mean the same data.
-            let noticed = match unpack(compression, &damaged, &mut out) {
+            let noticed = match unpack(compression, &damaged, &mut out, crc32) {
                 Ok(len) => out[..len] == sample[..],
                 Err(_) => true,
             };
@@ -163,7 +164,7 @@ proptest! {
             let at = at.index(damaged.len());
             damaged[at] = value;
         }
-        let _ = unpack(compression, &damaged, &mut vec![0; room]);
+        let _ = unpack(compression, &damaged, &mut vec![0; room], crc32);
     }
 
     /// The LZMA decoder alone, without checksums in front of it.

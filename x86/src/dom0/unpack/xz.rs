@@ -3,7 +3,7 @@
 //!
 //! Source: the .xz file format, version 1.1.
 
-use super::crc32::crc32;
+use super::crc32::{Crc32, crc32};
 use super::{UnpackError, bcj, lzma};
 
 const HEADER_MAGIC: [u8; 6] = [0xfd, b'7', b'z', b'X', b'Z', 0];
@@ -13,7 +13,7 @@ const CHECK_NONE: u8 = 0;
 const CHECK_CRC32: u8 = 1;
 
 /// Unpacks the first stream in `input` to the front of `out` and returns the number of bytes.
-pub(super) fn unpack(input: &[u8], out: &mut [u8]) -> Result<usize, UnpackError> {
+pub(super) fn unpack(input: &[u8], out: &mut [u8], check_data: Crc32) -> Result<usize, UnpackError> {
     let mut rest = input;
     let header = take(&mut rest, 12)?;
     if header.get(..6) != Some(&HEADER_MAGIC[..]) {
@@ -34,11 +34,11 @@ pub(super) fn unpack(input: &[u8], out: &mut [u8]) -> Result<usize, UnpackError>
             return Ok(filled);
         }
         let space = out.get_mut(filled..).ok_or(UnpackError::TooLarge)?;
-        filled = filled.saturating_add(block(&mut rest, space, check)?);
+        filled = filled.saturating_add(block(&mut rest, space, (check == CHECK_CRC32).then_some(check_data))?);
     }
 }
 
-fn block(rest: &mut &[u8], out: &mut [u8], check: u8) -> Result<usize, UnpackError> {
+fn block(rest: &mut &[u8], out: &mut [u8], check: Option<Crc32>) -> Result<usize, UnpackError> {
     let size = usize::from(*rest.first().ok_or(UnpackError::Truncated)?).saturating_add(1).saturating_mul(4);
     let header = take(rest, size)?;
     let (body, sum) = header.split_last_chunk::<4>().ok_or(UnpackError::Truncated)?;
@@ -73,7 +73,9 @@ fn block(rest: &mut &[u8], out: &mut [u8], check: u8) -> Result<usize, UnpackErr
     if branches {
         bcj::decode_x86(data);
     }
-    if check == CHECK_CRC32 && crc32(data) != le32(take(rest, 4)?) {
+    if let Some(check) = check
+        && check(data) != le32(take(rest, 4)?)
+    {
         return Err(UnpackError::Checksum("xz data"));
     }
     Ok(len)
