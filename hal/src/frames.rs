@@ -18,7 +18,8 @@ use radon_core::sync::{Lock, Rank};
 use radon_core::types::{MachineAddr, PAGE_SIZE};
 use spin::once::Once;
 
-use crate::memory::direct_map_pointer;
+use crate::layout::FRAME_TABLE;
+use crate::paging;
 
 /// Most free regions while starting. A memory map has some dozens of entries; more than this many lose their smallest.
 const MAX_REGIONS: usize = 512;
@@ -90,25 +91,27 @@ pub(crate) fn allocate(frames: u64) -> Option<MachineAddr> {
     allocate_below(frames, u64::MAX)
 }
 
-/// The table that describes the first `count` machine frames for core's allocator, in zeroed memory of its own. To be
-/// called once, before [`hand_over`].
+/// The table that describes all machine frames up to the end of `ram` (in bytes) for core's allocator. It has memory only
+/// where it describes RAM; elsewhere it reads as zeros, frames that do not exist, and cannot be written. To be called
+/// once, before [`hand_over`].
 ///
 /// # Panics
-/// If there is no memory for it in one piece.
+/// If there is not enough memory for it.
 #[must_use]
-pub fn frame_table(count: u64) -> &'static [FrameInfo] {
-    let bytes = count * size_of::<FrameInfo>() as u64;
-    let frames = bytes.div_ceil(PAGE_SIZE);
-    let Some(at) = allocate_exactly(frames) else {
-        crate::report::fatal(None, format_args!("no {} KiB of memory in one piece for the frame table", bytes >> 10));
+pub fn frame_table(ram: &[Range<u64>]) -> &'static [FrameInfo] {
+    const SIZE: u64 = size_of::<FrameInfo>() as u64;
+    let count = ram.iter().map(|r| r.end.div_ceil(PAGE_SIZE)).max().unwrap_or(0);
+    let bytes = (count * SIZE).next_multiple_of(PAGE_SIZE);
+    let describes_ram = |page: Range<u64>| {
+        let frames = (page.start - FRAME_TABLE) / SIZE..(page.end - FRAME_TABLE).div_ceil(SIZE);
+        ram.iter().any(|r| r.start < frames.end * PAGE_SIZE && frames.start * PAGE_SIZE < r.end)
     };
-    let at = direct_map_pointer(at);
-    // SAFETY: fresh RAM in the direct map that is never given back; zeroed here, and all zeros is a valid `FrameInfo`
-    // (atomics; its documentation says so).
-    unsafe {
-        at.write_bytes(0, (frames * PAGE_SIZE) as usize);
-        core::slice::from_raw_parts(at.cast::<FrameInfo>(), count as usize)
+    if let Err(e) = paging::map_sparse(FRAME_TABLE, bytes, &describes_ram) {
+        crate::report::fatal(None, format_args!("no memory for the frame table of {} KiB ({e:?})", bytes >> 10));
     }
+    // SAFETY: mapped just now, for ever, and used for this alone. All zeros is a valid `FrameInfo` (atomics; its
+    // documentation says so), and core only reads what describes frames that it was not told of.
+    unsafe { core::slice::from_raw_parts(FRAME_TABLE as *const FrameInfo, count as usize) }
 }
 
 /// Takes contiguous frames from the top of the highest free region that has them, without rounding the number up.

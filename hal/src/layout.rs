@@ -3,6 +3,7 @@
 //! | from | size | what |
 //! |---|---|---|
 //! | `0xffff_8000_0000_0000` | 64 TiB | [`DIRECT_MAP`]: RAM (write-back, no-execute); device registers (uncached) on demand |
+//! | `0xffff_e000_0000_0000` | 256 GiB | [`FRAME_TABLE`]: what core keeps about each frame of the direct map |
 //! | `0xffff_ff00_0000_0000` | 512 GiB | [`STACKS`]: stacks, each above an unmapped guard page |
 //! | `0xffff_ffff_8000_0000` | 2 GiB | [`KERNEL_BASE`]: the image |
 //!
@@ -20,6 +21,8 @@ use radon_core::types::{MachineAddr, PAGE_SIZE};
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// Bytes of machine address space that the direct map can cover.
 pub const DIRECT_MAP_SIZE: u64 = 64 << 40;
+/// Start of the table of frames.
+pub const FRAME_TABLE: u64 = 0xffff_e000_0000_0000;
 /// Start of the region of stacks.
 pub const STACKS: u64 = 0xffff_ff00_0000_0000;
 /// What the image's virtual addresses exceed the load addresses by that it is linked for.

@@ -98,6 +98,19 @@ impl Tables {
         Ok(())
     }
 
+    /// Has a table of level 1 map the 2 MiB at `virt`, where nothing is mapped.
+    fn link(&mut self, virt: u64, table: u64) -> Result<(), MapError> {
+        let mut at: *mut u64 = ROOT.0.get().cast();
+        for level in [3u32, 2] {
+            // SAFETY: the index is below 512, so the entry lies in the table.
+            let entry = unsafe { at.add((virt >> (12 + 9 * level)) as usize & 511) };
+            at = self.next(entry)?.ok_or(MapError::OutOfRange)?;
+        }
+        // SAFETY: as in `next`; the index is below 512.
+        unsafe { at.add((virt >> 21) as usize & 511).write_volatile(table | PRESENT | WRITABLE | ACCESSED) };
+        Ok(())
+    }
+
     /// Maps the largest page that fits; returns its size.
     fn map_one(&mut self, virt: u64, phys: u64, length: u64, flags: u64) -> Result<u64, MapError> {
         let mut table: *mut u64 = ROOT.0.get().cast();
@@ -192,6 +205,43 @@ pub(crate) fn map_device(at: MachineAddr, length: u64) -> Result<*mut u8, MapErr
     const UNCACHED: u64 = WRITABLE | NO_EXECUTE | WRITE_THROUGH | CACHE_DISABLE;
     TABLES.lock().map(DIRECT_MAP + start, start, length, UNCACHED)?;
     Ok(direct_map_pointer(at))
+}
+
+/// Makes memory that reads as zeros at `start..start + length`, a region that is not in use. It can be written where `used`
+/// says so of the addresses of a page; all other pages are one page that can only be read.
+pub(crate) fn map_sparse(start: u64, length: u64, used: &dyn Fn(Range<u64>) -> bool) -> Result<(), MapError> {
+    const LARGE_PAGE: u64 = PAGE_SIZE << 9;
+    let mut tables = TABLES.lock();
+    let zeroed = |frames: u64| -> Result<u64, MapError> {
+        let at = frames::allocate(frames).ok_or(MapError::OutOfMemory)?;
+        // SAFETY: fresh RAM in the direct map, ours for ever.
+        unsafe { direct_map_pointer(at).write_bytes(0, (frames * PAGE_SIZE) as usize) };
+        Ok(at.0)
+    };
+    // One table of level 1 serves all holes of its size.
+    let (zeros, hole) = (zeroed(1)?, zeroed(1)?);
+    let flags = NO_EXECUTE & tables.no_execute | PRESENT | ACCESSED | DIRTY | GLOBAL;
+    for n in 0..512 {
+        // SAFETY: within the frame, which nothing else uses.
+        unsafe { direct_map_pointer(MachineAddr(hole)).cast::<u64>().add(n).write(zeros | flags) };
+    }
+    for block in (start..start + length).step_by(LARGE_PAGE as usize) {
+        let block = block..(block + LARGE_PAGE).min(start + length);
+        let pages = || block.clone().step_by(PAGE_SIZE as usize).map(|at| at..at + PAGE_SIZE);
+        let count = pages().filter(|page| used(page.clone())).count() as u64;
+        let whole = block.end - block.start == LARGE_PAGE;
+        if count == 0 && whole {
+            tables.link(block.start, hole)?;
+        } else if count * PAGE_SIZE >= LARGE_PAGE - LARGE_PAGE / 16 {
+            tables.map(block.start, zeroed(512)?, LARGE_PAGE, WRITABLE | NO_EXECUTE)?;
+        } else {
+            for page in pages() {
+                let (frame, flags) = if used(page.clone()) { (zeroed(1)?, WRITABLE) } else { (zeros, 0) };
+                tables.map(page.start, frame, PAGE_SIZE, flags | NO_EXECUTE)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes a stack of `size` bytes with an unmapped guard below it, and returns its addresses. Stacks are never freed.

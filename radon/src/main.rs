@@ -113,9 +113,9 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
             PolicyKind::Credit2
         }
     };
-    let end = machine.info.memory_map.iter().filter(|r| r.kind == MemoryKind::Ram);
-    let end = end.map(|r| r.end().0).max().unwrap_or(0).div_ceil(PAGE_SIZE);
-    let table: &'static [FrameInfo] = frames::frame_table(end);
+    let ram = machine.info.memory_map.iter().filter(|r| r.kind == MemoryKind::Ram);
+    let ram: Vec<_> = ram.map(|r| r.start.0..r.end().0).collect();
+    let table: &'static [FrameInfo] = frames::frame_table(&ram);
     let platform = BareMetal {
         wall_clock_at_boot: machine.wall_clock_at_boot,
         command_line: alloc::string::String::leak(machine.info.command_line.clone()),

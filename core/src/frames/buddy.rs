@@ -34,6 +34,13 @@ impl Table {
         self.infos.get(usize::try_from(mfn.0.checked_sub(self.base)?).ok()?)
     }
 
+    /// What there is about frames in a row: as many of them as the table has from `start` on.
+    pub(super) fn range(&self, start: Mfn, count: u64) -> &'static [FrameInfo] {
+        let first = start.0.checked_sub(self.base).and_then(|first| usize::try_from(first).ok());
+        let rest = first.and_then(|first| self.infos.get(first..)).unwrap_or_default();
+        rest.get(..usize::try_from(count).unwrap_or(usize::MAX)).unwrap_or(rest)
+    }
+
     fn index(&self, mfn: Mfn) -> u32 {
         // The table has less than 2^32 entries.
         mfn.0.wrapping_sub(self.base) as u32

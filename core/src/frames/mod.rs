@@ -109,7 +109,7 @@ pub struct FrameAllocator {
 
 impl FrameAllocator {
     /// An allocator without memory. `table` describes the frames from `base` on (all absent, less than 2^32 of them);
-    /// frames beyond it do not exist. `nodes` is the number of NUMA nodes, at least 1.
+    /// frames beyond it do not exist. What describes frames that are never added or reserved is only read. `nodes` is the number of NUMA nodes, at least 1.
     #[must_use]
     pub fn new(table: &'static [FrameInfo], base: Mfn, nodes: u8) -> FrameAllocator {
         let infos = table.get(..u32::MAX as usize).unwrap_or(table);
@@ -130,28 +130,28 @@ impl FrameAllocator {
         let mut heap = self.heap.lock();
         // Collects runs of new frames; a known frame ends a run.
         let mut run = first;
-        for mfn in first..=end {
-            let fresh = mfn < end && self.table.get(Mfn(mfn)).is_some_and(|i| i.load().kind() == Kind::Absent);
-            if fresh {
-                if let Some(info) = self.table.get(Mfn(mfn)) {
-                    info.store(State::new(Kind::Tail, node));
-                }
-                continue;
-            }
-            let frames = mfn.saturating_sub(run);
+        let mut finish = |run: u64, end: u64| {
+            let frames = end.saturating_sub(run);
             heap.free_range(&self.table, Mfn(run), frames, true, node);
             added = added.saturating_add(frames);
-            run = mfn.saturating_add(1);
+        };
+        for (mfn, info) in (first..end).zip(self.table.range(Mfn(first), end.saturating_sub(first))) {
+            if info.load().kind() == Kind::Absent {
+                info.store(State::new(Kind::Tail, node));
+            } else {
+                finish(run, mfn);
+                run = mfn.saturating_add(1);
+            }
         }
+        finish(run, end);
         added
     }
 
     /// Notes that frames are RAM in the hypervisor's own use (its image, boot modules, this table), so that nothing
     /// else is put at their addresses. They can be given to the allocator later with [`FrameAllocator::free_reserved`].
     pub fn reserve(&self, start: Mfn, count: u64, node: NodeId) {
-        for n in 0..count {
-            let info = start.checked_add(n).and_then(|m| self.table.get(m));
-            if let Some(info) = info.filter(|i| i.load().kind() == Kind::Absent) {
+        for info in self.table.range(start, count) {
+            if info.load().kind() == Kind::Absent {
                 info.store(State::new(Kind::Hypervisor, node));
             }
         }
@@ -534,10 +534,8 @@ impl FrameAllocator {
     /// Makes frames that were taken from the free lists `owner`'s.
     fn own(&self, owner: DomainId, kind: Kind, start: Mfn, count: u64) -> OwnedFrames<'_> {
         self.set_gfn(start, count, None);
-        for n in 0..count {
-            if let Some(info) = start.checked_add(n).and_then(|m| self.table.get(m)) {
-                info.store(State::new(kind, info.load().node()).with_owner(owner));
-            }
+        for info in self.table.range(start, count) {
+            info.store(State::new(kind, info.load().node()).with_owner(owner));
         }
         OwnedFrames { frames: self, owner, start, count }
     }
