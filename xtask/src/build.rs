@@ -83,7 +83,7 @@ pub(crate) fn build(profile: Profile, messages: Stdio) -> Result<PathBuf> {
 
 /// Builds the kernel that measures hypervisors and returns its file.
 pub(crate) fn guest(messages: Stdio) -> Result<PathBuf> {
-    link("radon-guests", "micro", Profile::Release, messages)
+    link("radon-micro", "micro", Profile::Release, messages)
 }
 
 /// Builds a program for the bare machine and returns the linker's output.

@@ -1,5 +1,6 @@
-//! The one developer tool: `cargo xtask build`, `run`, `test` and what they need.
+//! The one developer tool: `cargo xtask build`, `run`, `test`, `bench` and what they need.
 
+mod bench;
 mod bochs;
 mod build;
 mod clocks;
@@ -47,6 +48,8 @@ enum Task {
     Run(Box<run::Options>),
     /// Run a long test of stability
     Soak(soak::Options),
+    /// Compare Radon with Debian's Xen: instructions, sizes, memory
+    Bench(bench::Options),
     /// Run every check; the last line is "N passed, N failed, N skipped"
     Test(test::Options),
 }
@@ -75,6 +78,7 @@ fn perform(task: Task) -> Result<bool> {
         }
         Task::Run(options) => run::run(&options)?,
         Task::Soak(options) => return soak::soak(&options),
+        Task::Bench(options) => return bench::bench(&options),
         Task::Test(options) => return test::test(&options),
     }
     Ok(true)

@@ -1,0 +1,85 @@
+//! Hypercalls by VMMCALL, with arguments by value or a structure by address.
+
+use core::arch::asm;
+use core::ptr;
+
+use radon_abi::{event_channel, hvm, hypercall, memory, sysctl, xen};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// A hypercall with up to four arguments.
+#[inline(always)]
+pub(crate) fn call(number: u32, arguments: [u64; 4]) -> i64 {
+    let result: i64;
+    let [a, b, c, d] = arguments;
+    // SAFETY: hypercalls that write memory are given the addresses of structures that their callers own.
+    unsafe {
+        asm!("vmmcall", inout("rax") u64::from(number) => result, inout("rdi") a => _, inout("rsi") b => _,
+            inout("rdx") c => _, inout("r10") d => _, options(nostack));
+    }
+    result
+}
+
+/// A hypercall with an operation's number and a structure that the hypervisor may write.
+pub(crate) fn operate<T>(number: u32, operation: u32, argument: &mut T) -> i64 {
+    call(number, [u64::from(operation), ptr::from_mut(argument) as u64, 0, 0])
+}
+
+/// Ends the machine with a message unless a hypercall succeeded.
+pub(crate) fn must(what: &str, result: i64) -> i64 {
+    assert!(result >= 0, "{what}: {result}");
+    result
+}
+
+/// Sets one of the domain's parameters.
+pub(crate) fn set_parameter(index: u32, value: u64) {
+    let mut parameter = hvm::HvmParam { domid: xen::DOMID_SELF, pad: 0, index, value };
+    must("set_param", operate(hypercall::HVM_OP, hvm::HVMOP_SET_PARAM, &mut parameter));
+}
+
+/// Puts a frame of the hypervisor's at the page that `page` is.
+pub(crate) fn map_special(space: u32, page: *const u8) {
+    let gpfn = page as u64 / 4096;
+    let mut add = memory::AddToPhysmap { domid: xen::DOMID_SELF, size: 0, space, idx: 0, gpfn };
+    must("add_to_physmap", operate(hypercall::MEMORY_OP, memory::XENMEM_ADD_TO_PHYSMAP, &mut add));
+}
+
+/// An event channel from this vCPU to itself; returns the port to send on and the one that is notified.
+pub(crate) fn loopback() -> (u32, u32) {
+    let mut unbound = event_channel::AllocUnbound::new_zeroed();
+    unbound.dom = xen::DOMID_SELF;
+    unbound.remote_dom = xen::DOMID_SELF;
+    let number = hypercall::EVENT_CHANNEL_OP;
+    must("alloc_unbound", operate(number, event_channel::EVTCHNOP_ALLOC_UNBOUND, &mut unbound));
+    let mut bind = event_channel::BindInterdomain::new_zeroed();
+    bind.remote_dom = xen::DOMID_SELF;
+    bind.remote_port = unbound.port;
+    must("bind_interdomain", operate(number, event_channel::EVTCHNOP_BIND_INTERDOMAIN, &mut bind));
+    (bind.local_port, unbound.port)
+}
+
+/// What the hypervisor says of the machine's memory, in pages.
+pub(crate) struct Memory {
+    /// That it knows.
+    pub total: u64,
+    /// That nobody has.
+    pub free: u64,
+    /// That this domain has.
+    pub own: u64,
+}
+
+/// Asks for [`Memory`].
+pub(crate) fn memory() -> Memory {
+    let mut request = sysctl::Sysctl::new_zeroed();
+    request.as_mut_bytes()[..4].copy_from_slice(&sysctl::XEN_SYSCTL_PHYSINFO.to_le_bytes());
+    request.as_mut_bytes()[4..8].copy_from_slice(&sysctl::XEN_SYSCTL_INTERFACE_VERSION.to_le_bytes());
+    must("physinfo", call(hypercall::SYSCTL, [ptr::from_mut(&mut request) as u64, 0, 0, 0]));
+    let word = |at: usize| {
+        let bytes = &request.as_bytes()[8 + at..8 + at + 8];
+        bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
+    };
+    let total = word(core::mem::offset_of!(sysctl::PhysInfo, total_pages));
+    let free = word(core::mem::offset_of!(sysctl::PhysInfo, free_pages));
+    let mut domain = memory::MemoryDomain { domid: xen::DOMID_SELF };
+    let own = operate(hypercall::MEMORY_OP, memory::XENMEM_CURRENT_RESERVATION, &mut domain);
+    Memory { total, free, own: must("current_reservation", own) as u64 }
+}
