@@ -2,6 +2,7 @@
 //!
 //! A [`VirtualCpu`] holds the guest's registers. It is owned by the CPU that runs it (inside the vCPU's state lock).
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 /// Numbers of general-purpose registers as instructions encode them.
@@ -395,6 +396,10 @@ pub trait VirtualCpu: Send {
     /// Sets FPU, SSE and extended state. What `area` does not have, or its header says is not there, is as after reset;
     /// what the processor does not know is dropped.
     fn set_extended_state(&mut self, area: &[u8]);
+    /// What the processor said at the last exit and was told at the last entry, in words, for a report on a crash.
+    fn describe_exit(&self) -> String {
+        String::new()
+    }
     /// The event that is set to be delivered at the next entry.
     fn pending_event(&self) -> Option<Event>;
     /// This vCPU becomes the one that runs on the calling CPU: its FPU and other lazily kept state is loaded.

@@ -8,6 +8,8 @@
 
 use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::arch::asm;
@@ -25,7 +27,7 @@ use super::vmcb::{INTERCEPT_CR8_WRITE, Vmcb, VmcbSegment, clean, event, exit, mi
 use super::{
     Asids, EFER_SVME, FLUSH_GENERATION, PRESENCE, PermissionMaps, common, machine_address, slot_of, with_this_cpu,
 };
-use crate::cpu::registers::{cpuid, rdmsr, wrmsr, wrmsr_safe};
+use crate::cpu::registers::{self as cr, cpuid, rdmsr, wrmsr, wrmsr_safe};
 use crate::{apic, cpu, interrupts, machine_check};
 
 const MSR_TSC_AUX: u32 = 0xc000_0103;
@@ -828,6 +830,16 @@ impl VirtualCpu for SvmCpu {
         if self.loaded {
             self.restore_fpu();
         }
+    }
+
+    fn describe_exit(&self) -> String {
+        let v = &self.vmcb;
+        // Seen once, under QEMU; no processor does it.
+        let own = if v.cr3 == cr::read_cr3() { ", with the hypervisor's own CR3 in the VMCB" } else { "" };
+        format!(
+            "exit {:#x} info {:#x} {:#x} event {:#x}, entered with event {:#x} interrupt {:#x} ASID {} on CPU{}{own}",
+            v.exit_code, v.exit_info1, v.exit_info2, v.exit_int_info, v.event_injection, v.vintr, v.asid, self.asid_cpu
+        )
     }
 
     fn pending_event(&self) -> Option<Event> {

@@ -134,6 +134,7 @@ impl Cx<'_> {
         for (n, four) in r.gpr.chunks(4).enumerate() {
             log::error!("  r{:<2}.. {four:016x?}", n.wrapping_mul(4));
         }
+        log::error!("  {}", self.state.cpu.describe_exit());
     }
 
     /// Moves past the intercepted instruction, which is `op`. `false` if the guest has to run again instead (a fault was
