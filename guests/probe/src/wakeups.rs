@@ -2,7 +2,8 @@
 //! other through pipes and futexes.
 //!
 //! A wake-up that is lost shows as one that comes late, since sooner or later something else makes the CPU look again.
-//! While other load runs that is soon, so there are quiet times as well, in which CPUs sleep for long.
+//! While others run that is so soon that it cannot be told from a slow host. So there are quiet times as well, in which
+//! one measuring thread runs alone, each in its turn: then nothing else wakes the CPU for seconds.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,18 +15,32 @@ use crate::system;
 
 /// What all measuring threads share.
 pub(crate) struct Watch {
-    /// Pauses are long.
-    pub(crate) quiet: AtomicBool,
+    phase: Mutex<Phase>,
+    changed: Condvar,
+    /// It is quiet.
+    quiet: AtomicBool,
     /// All threads are to end.
-    pub(crate) stop: AtomicBool,
+    stop: AtomicBool,
     /// From here on a wake-up counts as late.
     pub(crate) bound: Duration,
     meters: Mutex<Vec<Arc<Meter>>>,
 }
 
+/// Who measures.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// All threads.
+    All,
+    /// One of them.
+    Only(usize),
+    /// None any more.
+    End,
+}
+
 /// The measurements of one thread.
 pub(crate) struct Meter {
     name: String,
+    number: usize,
     count: AtomicU64,
     late: AtomicU64,
     /// In microseconds, in quiet times and in others.
@@ -37,28 +52,67 @@ pub(crate) struct Meter {
 
 impl Watch {
     pub(crate) fn new(bound: Duration) -> Watch {
-        Watch { quiet: AtomicBool::new(false), stop: AtomicBool::new(false), bound, meters: Mutex::new(Vec::new()) }
+        Watch {
+            phase: Mutex::new(Phase::All),
+            changed: Condvar::new(),
+            quiet: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            bound,
+            meters: Mutex::new(Vec::new()),
+        }
     }
 
     fn meter(&self, name: String) -> Arc<Meter> {
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
         let meter = Arc::new(Meter {
             name,
+            number: meters.len(),
             count: AtomicU64::new(0),
             late: AtomicU64::new(0),
             worst: [AtomicU64::new(0), AtomicU64::new(0)],
             sum: AtomicU64::new(0),
             due: AtomicU64::new(0),
         });
-        self.meters.lock().unwrap_or_else(PoisonError::into_inner).push(meter.clone());
+        meters.push(meter.clone());
         meter
+    }
+
+    /// All threads measure, among load.
+    pub(crate) fn load(&self) {
+        self.set(Phase::All);
+    }
+
+    /// One thread measures alone; `round` says which.
+    pub(crate) fn quiet(&self, round: u64) {
+        let count = self.meters.lock().unwrap_or_else(PoisonError::into_inner).len().max(1);
+        self.set(Phase::Only(round as usize % count));
+    }
+
+    /// All threads end.
+    pub(crate) fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.set(Phase::End);
+    }
+
+    fn set(&self, phase: Phase) {
+        let mut now = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        if *now != phase {
+            *now = phase;
+            self.quiet.store(matches!(phase, Phase::Only(_)), Ordering::Relaxed);
+            self.changed.notify_all();
+        }
     }
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// A pause between two measurements: short while there is load, else long enough for CPUs to go to sleep.
-    fn pause(&self, random: &mut u64) -> Duration {
+    /// A pause between two measurements: short while there is load, else long enough for CPUs to go to sleep. Returns
+    /// only when it is this thread's turn.
+    fn pause(&self, meter: &Meter, random: &mut u64) -> Duration {
+        let phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = |now: &mut Phase| matches!(*now, Phase::Only(number) if number != meter.number);
+        drop(self.changed.wait_while(phase, others));
         *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let part = *random >> 33;
         let milliseconds = if self.quiet.load(Ordering::Relaxed) { 50 + part % 400 } else { 1 + part % 20 };
@@ -143,7 +197,7 @@ fn sleeper(watch: Arc<Watch>, cpu: usize) {
         system::pin(cpu);
         let mut random = cpu as u64 + 1;
         while !watch.stopped() {
-            let time = watch.pause(&mut random);
+            let time = watch.pause(&meter, &mut random);
             meter.measure(&watch, time, || thread::sleep(time));
         }
     });
@@ -164,7 +218,7 @@ fn pipes(watch: Arc<Watch>, here: usize, there: usize) -> Result<(), String> {
         system::pin(here);
         let mut random = here as u64 + 100;
         while !watch.stopped() {
-            thread::sleep(watch.pause(&mut random));
+            thread::sleep(watch.pause(&meter, &mut random));
             meter.measure(&watch, Duration::ZERO, || {
                 let _ = request_in.write_all(&[1]).and_then(|()| answer_out.read_exact(&mut [0]));
             });
@@ -197,7 +251,7 @@ fn futexes(watch: Arc<Watch>, here: usize, there: usize) {
         system::pin(here);
         let mut random = here as u64 + 200;
         while !watch.stopped() {
-            thread::sleep(watch.pause(&mut random));
+            thread::sleep(watch.pause(&meter, &mut random));
             meter.measure(&watch, Duration::ZERO, || {
                 pass(&turn, 1);
                 wait_for(&turn, 0);
