@@ -23,7 +23,7 @@ pub(crate) enum Flavour {
     Mini,
     /// Also xl, both xenstoreds, the console daemon, bash, and a guest's kernel and file system in /boot.
     Tools,
-    /// As mini; it goes on to a Debian system with systemd on a disk, which the machine has to have (see `rootfs`).
+    /// A Debian system with systemd on a virtio disk; log in as root, without a password.
     Debian,
 }
 

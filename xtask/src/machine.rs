@@ -130,7 +130,8 @@ impl Machine {
         qemu.args(self.accelerator(payload.is_xen)?);
         qemu.args(["-serial", if menu { "mon:stdio" } else { "stdio" }]);
         if payload.is_xen {
-            qemu.args(["-device", "amd-iommu"]);
+            // Xen uses the remapping of interrupts whether or not QEMU's IOMMU does it: without, they go astray.
+            qemu.args(["-device", "amd-iommu,intremap=on"]);
         }
         let (hypervisor, dom0) = self.command_lines();
         match self.loader {

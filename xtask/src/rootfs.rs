@@ -238,3 +238,19 @@ fn quoted(path: &Path) -> Result<String> {
     let text = path.to_str().with_context(|| format!("not UTF-8: {}", path.display()))?;
     Ok(host::quote(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_so_nothing_is_in_it_twice() {
+        assert!(PACKAGES.windows(2).all(|pair| pair[0].name < pair[1].name));
+        assert!(PACKAGES.iter().any(|package| package.name == "systemd-sysv"));
+    }
+
+    #[test]
+    fn a_path_is_one_word() {
+        assert_eq!(quoted(Path::new("/a b/it's")).unwrap(), r"'/a b/it'\''s'");
+    }
+}

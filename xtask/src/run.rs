@@ -44,7 +44,7 @@ pub(crate) struct Options {
     /// Give dom0 a network card with QEMU's user network behind it; may be repeated
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "virtio")]
     network: Vec<Card>,
-    /// What is in dom0's initial file system
+    /// What dom0's user space is
     #[arg(long, value_enum, default_value = "mini")]
     flavour: Flavour,
     /// dom0's initial file system, in place of a flavour

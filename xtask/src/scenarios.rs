@@ -45,6 +45,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     let devices = [devices("devices"), devices("devices-2-cpus").cpus(2, Threads::Multi)];
     let debian = [Scenario::new("debian")
         .flavour(Flavour::Debian)
+        .cards(&[Card::E1000e])
         .limit(300)
         .answer("login: ", "root\n")
         .answer(
@@ -55,6 +56,11 @@ pub(crate) fn all() -> Vec<Scenario> {
         .answer("# ", "echo $(systemd-detect-virt) in $(cat /sys/hypervisor/type), / on $(findmnt -no SOURCE /)\n")
         // CPUID says Xen, which counts for systemd also in a PVH dom0.
         .expect(&["xen in xen, / on /dev/vda"])
+        .answer(
+            "# ",
+            "/lib/systemd/systemd-networkd-wait-online --ipv4 --timeout=60; ip -4 -brief address show scope global\n",
+        )
+        .expect(&["10.0.2.15/24"])
         .answer("# ", "systemctl poweroff\n")
         .expect(&["reboot: Power down"])];
     let ends = [
