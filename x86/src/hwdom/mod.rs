@@ -6,6 +6,7 @@
 //!
 //! Locks: [`HardwareDevices`]' own, rank `Device`; delivery to vCPUs happens after they are released.
 
+mod messages;
 mod pci;
 
 use alloc::sync::Arc;

@@ -6,7 +6,6 @@
 //!
 //! Locks: [`Pci`]'s state has rank `Domain`, since moving a BAR changes the p2m under it.
 
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -20,9 +19,10 @@ use radon_core::sync::{Lock, Rank};
 use radon_core::types::{Gfn, GuestPhysAddr, MachineAddr, Mfn};
 
 use super::Targets;
+use super::messages::Messages;
 use crate::devices::msi;
-use crate::irq::Source;
-use crate::machine::{HostVector, Machine};
+use crate::irq::{Binding, Source};
+use crate::machine::Machine;
 use crate::pci::{
     ADDRESS_PORT, AddressPort, Backends, DATA_PORT, Ecam, GuestMsi, HostMmio, HostMsi, HostPci, MmioMap, MsiBackend,
     PortTarget, Sbdf, VPci, Width,
@@ -33,8 +33,7 @@ pub struct Pci {
     targets: Arc<Targets>,
     ecam: Vec<Ecam>,
     state: Lock<State>,
-    /// The host vector of each bound message.
-    vectors: Lock<BTreeMap<(Sbdf, u16), HostVector>>,
+    messages: Lock<Messages>,
     /// Serialises the machine's address and data ports.
     ports: Lock<()>,
 }
@@ -54,12 +53,13 @@ impl Pci {
     /// The devices behind these ranges of configuration space (and behind the ports). [`Pci::scan`] finds them.
     #[must_use]
     pub(super) fn new(targets: Arc<Targets>, ecam: Vec<Ecam>) -> Pci {
+        let messages = Messages::new(targets.router.clone(), targets.cpus);
         let state = State { address: AddressPort::default(), functions: VPci::new() };
         Pci {
             targets,
             ecam,
             state: Lock::new(Rank::Domain, state),
-            vectors: Lock::new(Rank::Vcpu, BTreeMap::new()),
+            messages: Lock::new(Rank::Vcpu, messages),
             ports: Lock::new(Rank::Console, ()),
         }
     }
@@ -226,23 +226,18 @@ impl MsiBackend for Pci {
         1
     }
 
-    fn bind(&self, device: Sbdf, first: u16, _count: u16, message: GuestMsi) -> Result<HostMsi, Errno> {
+    fn bind(&self, device: Sbdf, first: u16, _count: u16, message: GuestMsi, silent: bool) -> Result<HostMsi, Errno> {
         let message = msi::decode(message.address, message.data, false).ok_or(Errno::EINVAL)?;
-        let at = self.targets.bind(Source::Message(message), &message).ok_or(Errno::ENOSPC)?;
-        if let Some(old) = self.vectors.lock().insert((device, first), at) {
-            self.targets.router.free(old);
-        }
+        let cpu = self.targets.cpu_for(&message);
+        let binding = Binding { domain: self.targets.domain, source: Source::Message(message) };
+        let at = self.messages.lock().bind((device, first), cpu, &binding, silent)?;
         let host = self.machine().msi_message(at);
         Ok(HostMsi { address: host.address, data: host.data })
     }
 
     fn unbind(&self, device: Sbdf, first: u16, count: u16) {
-        let mut vectors = self.vectors.lock();
-        for n in first..first.saturating_add(count) {
-            if let Some(old) = vectors.remove(&(device, n)) {
-                self.targets.router.free(old);
-            }
-        }
+        let mut messages = self.messages.lock();
+        (first..first.saturating_add(count)).for_each(|n| messages.unbind((device, n)));
     }
 }
 

@@ -106,6 +106,8 @@ pub(super) struct Machine {
     pub(super) bound: RefCell<BTreeMap<(Sbdf, u16), (u16, GuestMsi)>>,
     /// Number of calls of `bind`.
     pub(super) binds: RefCell<usize>,
+    /// How many of them said that the device may send meanwhile.
+    pub(super) loud_binds: RefCell<usize>,
     pub(super) refuse_msi: RefCell<bool>,
     /// Every word written to configuration space, and every access to device memory as `None`.
     pub(super) log: RefCell<Vec<Option<(u16, u32)>>>,
@@ -189,7 +191,9 @@ impl MsiBackend for Machine {
     fn max_messages(&self) -> u16 {
         16
     }
-    fn bind(&self, device: Sbdf, first: u16, count: u16, message: GuestMsi) -> Result<HostMsi, Errno> {
+    fn bind(&self, device: Sbdf, first: u16, count: u16, message: GuestMsi, silent: bool) -> Result<HostMsi, Errno> {
+        *self.loud_binds.borrow_mut() += usize::from(!silent);
+        assert!(silent || self.bound.borrow().contains_key(&(device, first)), "what is not bound is not sent");
         *self.binds.borrow_mut() += 1;
         if *self.refuse_msi.borrow() {
             self.bound.borrow_mut().remove(&(device, first));

@@ -185,11 +185,12 @@ pub trait MsiBackend {
     fn max_messages(&self) -> u16;
     /// Binds messages `first..first + count` of a function: when the device sends one, the guest gets its own. For
     /// `count` above 1 (a power of two; only MSI) the device adds 0..count to the low bits of the data, the guest
-    /// expects the same, and the host's data must have those bits clear. Binding what is bound changes where it goes.
+    /// expects the same, and the host's data must have those bits clear. Binding what is bound changes where it goes;
+    /// unless the device is `silent`, so that it cannot send half of a new message, the host's message stays the same.
     ///
     /// # Errors
-    /// Whatever prevents it: then nothing is bound, also not what was before.
-    fn bind(&self, device: Sbdf, first: u16, count: u16, message: GuestMsi) -> Result<HostMsi, Errno>;
+    /// Whatever prevents it. What was bound before is still to be given back.
+    fn bind(&self, device: Sbdf, first: u16, count: u16, message: GuestMsi, silent: bool) -> Result<HostMsi, Errno>;
     /// Gives bound messages back.
     fn unbind(&self, device: Sbdf, first: u16, count: u16);
 }

@@ -119,7 +119,7 @@ impl Msi {
     fn start(&mut self, backends: &Backends<'_>, at: Sbdf) {
         let count = 1u16 << self.order.min(5);
         let message = GuestMsi { address: self.address, data: u32::from(self.data) };
-        let host = match backends.msi.bind(at, 0, count, message) {
+        let host = match backends.msi.bind(at, 0, count, message, self.bound == 0) {
             Ok(host) => host,
             Err(error) => {
                 log::debug!("{at}: MSI {message:x?} is not bound: {error:?}");

@@ -208,7 +208,7 @@ impl Msix {
             write(CONTROL_OFFSET, 0);
             return;
         }
-        match backends.msi.bind(at, number as u16, 1, entry.message) {
+        match backends.msi.bind(at, number as u16, 1, entry.message, true) {
             Ok(host) => {
                 (entry.bound, entry.programmed) = (true, true);
                 write(0, host.address as u32);

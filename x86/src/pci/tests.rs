@@ -229,9 +229,11 @@ fn msi_as_linux_sets_it_up() {
         (0xfee0_2000, 0x41),
         "the guest sees its own"
     );
-    // It moves to another CPU.
+    // It moves to another CPU, in two steps, while the device may send.
+    assert_eq!(*guest.machine.loud_binds.borrow(), 0);
     guest.write(MSI + 4, Width::Dword, 0xfee0_4000);
     guest.write(MSI + 12, Width::Word, 0x52);
+    assert_eq!(*guest.machine.loud_binds.borrow(), 2);
     assert_eq!(guest.bound(), [(0, 1, GuestMsi { address: 0xfee0_4000, data: 0x52 })]);
     assert_eq!(hardware(&guest), (host.address, host.data.into(), 1));
     guest.write(MSI + 2, Width::Word, control & !1);
@@ -327,6 +329,7 @@ fn msix_as_linux_sets_it_up() {
         assert_eq!(guest.bound()[2], (2, 1, moved));
         assert_eq!(guest.host_entry(2), programmed(2));
     }
+    assert_eq!(*guest.machine.loud_binds.borrow(), 0, "an entry is masked while it changes");
 
     guest.write(MSIX + 2, Width::Word, 0);
     assert_eq!(guest.bound(), []);
