@@ -321,6 +321,13 @@ pub const XEN_PX_PPC: u32 = 4;
 /// A part of [`ProcessorPerformance`]: dependencies.
 pub const XEN_PX_PSD: u32 = 8;
 
+/// [`ProcessorPerformance::shared_type`]: the hardware coordinates.
+pub const XEN_CPUPERF_SHARED_TYPE_HW: u32 = 1;
+/// [`ProcessorPerformance::shared_type`]: all CPUs that depend on each other set the frequency.
+pub const XEN_CPUPERF_SHARED_TYPE_ALL: u32 = 2;
+/// [`ProcessorPerformance::shared_type`]: one of them does.
+pub const XEN_CPUPERF_SHARED_TYPE_ANY: u32 = 3;
+
 /// `xenpf_pcpuinfo`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -368,6 +375,37 @@ pub struct CpuOl {
     pub cpuid: u32,
 }
 
+/// `xenpf_resource_op`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ResourceOp {
+    /// In: entries of `entries`.
+    pub nr_entries: u32,
+    /// In: the CPU whose resources they are.
+    pub cpu: u32,
+    /// Handle of [`ResourceEntry`]s.
+    pub entries: u64,
+}
+
+/// `xenpf_resource_entry`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ResourceEntry {
+    /// In: `XEN_RESOURCE_OP_*`. Out: an error of an entry that failed.
+    pub cmd: u32,
+    /// In: zero.
+    pub rsvd: u32,
+    /// In: the MSR.
+    pub idx: u64,
+    /// In or out: its value.
+    pub val: u64,
+}
+
+/// A command of [`ResourceEntry`]: read an MSR.
+pub const XEN_RESOURCE_OP_MSR_READ: u32 = 0;
+/// A command of [`ResourceEntry`]: write an MSR.
+pub const XEN_RESOURCE_OP_MSR_WRITE: u32 = 1;
+
 /// `xenpf_symdata`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -405,5 +443,7 @@ const _: () = {
     assert!(size_of::<PcpuInfo>() == 20);
     assert!(size_of::<PcpuVersion>() == 32);
     assert!(size_of::<CpuOl>() == 4);
+    assert!(size_of::<ResourceOp>() == 16);
+    assert!(size_of::<ResourceEntry>() == 24);
     assert!(size_of::<SymData>() == 32);
 };

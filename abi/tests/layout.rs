@@ -300,6 +300,8 @@ fn platform_h(facts: &mut Facts) {
         pf::PcpuVersion { xen_cpuid, max_present, vendor_id, family, model, stepping }
     );
     structure!(facts, "struct xenpf_cpu_ol", pf::CpuOl { cpuid });
+    structure!(facts, "struct xenpf_resource_op", pf::ResourceOp { nr_entries, cpu, entries });
+    structure!(facts, "struct xenpf_resource_entry", pf::ResourceEntry { cmd = "u.cmd", rsvd, idx, val });
     structure!(facts, "struct xenpf_symdata", pf::SymData { namelen, symnum, name, address, kind = "type" });
     constants!(facts, pf {
         XENPF_INTERFACE_VERSION, XENPF_SETTIME32 = "XENPF_settime32", XENPF_ADD_MEMTYPE = "XENPF_add_memtype",
@@ -315,7 +317,8 @@ fn platform_h(facts: &mut Facts) {
         XENPF_SETTIME64 = "XENPF_settime64", XENPF_GET_SYMBOL = "XENPF_get_symbol",
         XEN_FW_DISK_INFO, XEN_FW_DISK_MBR_SIGNATURE, XEN_FW_VBEDDC_INFO, XEN_FW_EFI_INFO, XEN_FW_KBD_SHIFT_FLAGS,
         XENPF_ACPI_SLEEP_EXTENDED, XEN_PM_CX, XEN_PM_PX, XEN_PM_TX, XEN_PM_PDC, XEN_PX_PCT, XEN_PX_PSS, XEN_PX_PPC,
-        XEN_PX_PSD, XEN_PCPU_FLAGS_ONLINE, XEN_PCPU_FLAGS_INVALID,
+        XEN_CPUPERF_SHARED_TYPE_HW, XEN_CPUPERF_SHARED_TYPE_ALL, XEN_CPUPERF_SHARED_TYPE_ANY,
+        XEN_RESOURCE_OP_MSR_READ, XEN_RESOURCE_OP_MSR_WRITE, XEN_PX_PSD, XEN_PCPU_FLAGS_ONLINE, XEN_PCPU_FLAGS_INVALID,
     });
 }
 

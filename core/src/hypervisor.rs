@@ -10,6 +10,7 @@ use crate::frames::FrameAllocator;
 use crate::platform::Platform;
 use crate::sched::Scheduler;
 use crate::time::Timers;
+use crate::watchdog::Watchdog;
 
 /// One machine's hypervisor.
 pub struct Hypervisor {
@@ -27,4 +28,6 @@ pub struct Hypervisor {
     pub console: Console,
     /// What control operations keep.
     pub control: Control,
+    /// Who looks after CPUs that hang.
+    pub watchdog: Watchdog,
 }

@@ -37,3 +37,4 @@ pub mod testing;
 pub mod time;
 pub mod types;
 pub mod vcpu;
+pub mod watchdog;

@@ -103,15 +103,55 @@ pub struct Iommu {
     pub interrupt_remapping: bool,
 }
 
-/// The watchdog (`watchdog=`).
+/// How to restart (`reboot=`), tried first; the other ways follow if it fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Watchdog {
-    /// Off.
-    Off,
-    /// On where it is known to work.
-    On,
-    /// On.
-    Force,
+pub enum RebootMethod {
+    /// By the reset register that the firmware's tables name.
+    Acpi,
+    /// By port 0xcf9.
+    Pci,
+    /// By the keyboard controller.
+    Keyboard,
+    /// By a triple fault.
+    TripleFault,
+}
+
+/// What an NMI that nobody expects does (`nmi=`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NmiPolicy {
+    /// It is counted.
+    Ignore,
+    /// dom0 gets an NMI.
+    Dom0,
+    /// The machine stops with a report.
+    Fatal,
+}
+
+/// What the time stamp counter's speed is measured against (`clocksource=`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClockSource {
+    /// The high precision event timer.
+    Hpet,
+    /// The ACPI power management timer.
+    Acpi,
+    /// The 8254.
+    Pit,
+}
+
+/// Which CPUs share a run queue (`credit2_runqueue=`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RunQueues {
+    /// None: one for each CPU.
+    Cpu,
+    /// The threads of a core.
+    Core,
+    /// The cores of a socket.
+    #[default]
+    Socket,
+    /// The CPUs of a NUMA node.
+    Node,
+    /// All.
+    All,
 }
 
 /// Everything the command line says.
@@ -137,14 +177,12 @@ pub struct Options {
     pub guest_level: LevelFilter,
     /// `noreboot`: stay after a fatal error.
     pub noreboot: bool,
-    /// `reboot=`: how to restart (`acpi`, `kbd`, `triple`, `cold`, `warm`, `no`).
-    pub reboot: Option<String>,
-    /// `watchdog`.
-    pub watchdog: Watchdog,
+    /// `reboot=`: how to restart.
+    pub reboot: Option<RebootMethod>,
+    /// `watchdog`: a CPU that hangs stops the machine with a report.
+    pub watchdog: bool,
     /// `watchdog_timeout=`: seconds.
     pub watchdog_timeout: u32,
-    /// `dom0=` words that ask for a kind of domain other than PVH; they are refused at start.
-    pub dom0_pv: bool,
     /// `dom0=verbose`.
     pub dom0_verbose: bool,
     /// `dom0_mem=`.
@@ -157,6 +195,12 @@ pub struct Options {
     pub dom0_extra: String,
     /// `sched=`: name of the scheduler.
     pub sched: Option<String>,
+    /// `credit2_runqueue=`.
+    pub run_queues: RunQueues,
+    /// `sched_credit2_max_cpus_runqueue=`.
+    pub queue_cpus: Option<u32>,
+    /// `sched_ratelimit_us=`: shortest time that a vCPU runs, in microseconds.
+    pub ratelimit: Option<u32>,
     /// `maxcpus=` (1 with `nosmp`).
     pub maxcpus: u32,
     /// `smt=`.
@@ -167,14 +211,18 @@ pub struct Options {
     pub iommu: Iommu,
     /// `cpuid=`: features to switch on (true) or off by name.
     pub cpuid: Vec<(String, bool)>,
-    /// `ucode=`: as given.
-    pub ucode: Option<String>,
+    /// `nmi=`.
+    pub nmi: NmiPolicy,
+    /// `clocksource=`.
+    pub clock_source: Option<ClockSource>,
+    /// `conswitch=`: the character that switches the input, 0 for none.
+    pub switch: u8,
+    /// `conswitch=` with an `x`: input stays with the debug keys when dom0 starts.
+    pub keep_input: bool,
     /// `gnttab_max_frames=`.
     pub gnttab_max_frames: Option<u32>,
     /// `gnttab_max_maptrack_frames=`.
     pub gnttab_max_maptrack_frames: Option<u32>,
-    /// `hvm_fep`: guests may force emulation with a prefix (for tests only).
-    pub hvm_fep: bool,
     /// `debug_exit`: at a fatal error, leave the emulator with a status (QEMU's isa-debug-exit) instead of restarting.
     pub debug_exit: bool,
     /// `selftest`: run the tests in ring 0 and leave the emulator.
@@ -199,24 +247,28 @@ impl Default for Options {
             guest_level: LevelFilter::Warn,
             noreboot: false,
             reboot: None,
-            watchdog: Watchdog::Off,
+            watchdog: false,
             watchdog_timeout: 5,
-            dom0_pv: false,
             dom0_verbose: false,
             dom0_mem: Dom0Memory::default(),
             dom0_max_vcpus: (1, u32::MAX),
             dom0_vcpus_pin: false,
             dom0_extra: String::new(),
             sched: None,
+            run_queues: RunQueues::default(),
+            queue_cpus: None,
+            ratelimit: None,
             maxcpus: u32::MAX,
             smt: true,
             x2apic: true,
             iommu: Iommu { enabled: true, force: false, verbose: false, interrupt_remapping: true },
             cpuid: Vec::new(),
-            ucode: None,
+            nmi: NmiPolicy::Dom0,
+            clock_source: None,
+            switch: 1,
+            keep_input: false,
             gnttab_max_frames: None,
             gnttab_max_maptrack_frames: None,
-            hvm_fep: false,
             debug_exit: false,
             selftest: false,
             selftest_filter: None,
@@ -224,6 +276,36 @@ impl Default for Options {
         }
     }
 }
+
+/// Options of Xen's that are taken and mean nothing here, with the reason if that is worth a line in the log.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    // What the boot loader's scripts add.
+    ("placeholder", ""),
+    ("real-mode", ""),
+    ("edd", ""),
+    ("edid", ""),
+    ("vga", "nothing is drawn on the screen"),
+    ("vwfb", "nothing is drawn on the screen"),
+    ("font", "nothing is drawn on the screen"),
+    ("tsc", "system time is the time stamp counter's"),
+    ("ucode", "microcode is the firmware's and dom0's business"),
+    ("hvm_fep", "forced emulation is not built in"),
+    ("vpmu", "performance counters are not virtualised"),
+    ("cpufreq", "the processor's speed is the firmware's business"),
+    ("cpuidle", "an idle CPU halts"),
+    ("max_cstate", "an idle CPU halts"),
+    ("mwait-idle", "an idle CPU halts"),
+    ("spec-ctrl", "there are no such settings yet"),
+    ("xsave", "use cpuid=no-xsave"),
+    ("crashkernel", "there is no kexec"),
+    ("xpti", "there are no PV domains"),
+    ("pv-l1tf", "there are no PV domains"),
+    ("pcid", "there are no PV domains"),
+    ("hap_1gb", "pages of all sizes are used where the processor has them"),
+    ("hap_2mb", "pages of all sizes are used where the processor has them"),
+    ("dom0_nodes", "there is one node"),
+    ("numa", "there is one node"),
+];
 
 /// The value of an option is not one of those it can have.
 struct BadValue;
@@ -271,20 +353,14 @@ impl Options {
             "smt" => self.smt = flag(value, wanted)?,
             "x2apic" => self.x2apic = flag(value, wanted)?,
             "debug_exit" => self.debug_exit = flag(value, wanted)?,
-            "hvm_fep" => self.hvm_fep = flag(value, wanted)?,
             "nosmp" => {
                 if flag(value, wanted)? {
                     self.maxcpus = 1;
                 }
             }
             "console_timestamps" => self.console_timestamps = timestamps(value, wanted)?,
-            "watchdog" => {
-                self.watchdog = match value {
-                    Some("force") if wanted => Watchdog::Force,
-                    _ if flag(value, wanted)? => Watchdog::On,
-                    _ => Watchdog::Off,
-                }
-            }
+            // Xen's `force` is for processors that it does not know.
+            "watchdog" => self.watchdog = value == Some("force") && wanted || flag(value, wanted)?,
             "selftest" => match value {
                 Some(v) if boolean(v).is_none() && wanted => {
                     self.selftest = true;
@@ -293,10 +369,19 @@ impl Options {
                 _ => self.selftest = flag(value, wanted)?,
             },
             "iommu" => self.take_iommu(value, wanted)?,
-            _ if !wanted => return Ok(false),
-            _ => return self.take_value(name, value),
+            _ if wanted && self.take_value(name, value)? => (),
+            _ => return Ok(self.take_without_effect(name)),
         }
         Ok(true)
+    }
+
+    /// Takes an option of Xen's that means nothing here, with the reason for those who wonder.
+    fn take_without_effect(&mut self, name: &str) -> bool {
+        let Some((_, why)) = WITHOUT_EFFECT.iter().find(|(n, _)| *n == name) else { return false };
+        if !why.is_empty() {
+            self.problems.push(alloc::format!("option '{name}' has no effect: {why}"));
+        }
+        true
     }
 
     /// Applies an option that needs a value.
@@ -309,15 +394,23 @@ impl Options {
             "conring_size" => self.conring_size = size(given?)?,
             "loglvl" => self.host_level = level(given?)?,
             "guest_loglvl" => self.guest_level = level(given?)?,
-            "reboot" => self.take_reboot(given?),
-            "watchdog_timeout" => self.watchdog_timeout = number(given?)?,
-            "dom0" => self.take_dom0(given?),
+            "conswitch" => self.take_console_switch(given?)?,
+            "reboot" => self.take_reboot(given?)?,
+            "watchdog_timeout" => {
+                self.watchdog_timeout = number(given?)?;
+                self.watchdog = self.watchdog_timeout != 0;
+            }
+            "dom0" => self.take_dom0(given?)?,
             "dom0_mem" => self.dom0_mem = dom0_memory(given?)?,
             "dom0_max_vcpus" => self.dom0_max_vcpus = range(given?)?,
             "sched" => self.sched = Some(given?.into()),
             "maxcpus" => self.maxcpus = number(given?)?.max(1),
             "cpuid" => self.take_cpuid(given?),
-            "ucode" => self.ucode = Some(given?.into()),
+            "credit2_runqueue" => self.run_queues = run_queues(given?)?,
+            "sched_credit2_max_cpus_runqueue" => self.queue_cpus = Some(number(given?)?),
+            "sched_ratelimit_us" => self.ratelimit = Some(number(given?)?),
+            "nmi" => self.nmi = nmi_policy(given?)?,
+            "clocksource" => self.clock_source = clock_source(given?)?,
             "gnttab_max_frames" => self.gnttab_max_frames = Some(number(given?)?),
             "gnttab_max_maptrack_frames" => self.gnttab_max_maptrack_frames = Some(number(given?)?),
             _ => return Ok(false),
@@ -325,23 +418,49 @@ impl Options {
         Ok(true)
     }
 
-    fn take_reboot(&mut self, value: &str) {
-        if value == "no" {
-            self.noreboot = true;
+    /// By their first letters, as Xen has it; `P` and `e` name ways that Radon does not go.
+    fn take_reboot(&mut self, value: &str) -> Parsed<()> {
+        for word in value.split(',') {
+            match word.as_bytes().first() {
+                Some(b'n') => self.noreboot = true,
+                Some(b'a') => self.reboot = Some(RebootMethod::Acpi),
+                Some(b'p') => self.reboot = Some(RebootMethod::Pci),
+                Some(b'k') => self.reboot = Some(RebootMethod::Keyboard),
+                Some(b't') => self.reboot = Some(RebootMethod::TripleFault),
+                // Warm or cold: only the BIOS of long ago cared.
+                Some(b'w' | b'c' | b'P' | b'e') => (),
+                _ => return Err(BadValue),
+            }
         }
-        self.reboot = Some(value.into());
+        Ok(())
     }
 
-    fn take_dom0(&mut self, value: &str) {
+    /// `character[x]`.
+    fn take_console_switch(&mut self, value: &str) -> Parsed<()> {
+        let (character, keep) = match value.as_bytes() {
+            [c] => (*c, false),
+            [c, b'x'] => (*c, true),
+            _ => return Err(BadValue),
+        };
+        // The character is typed with Ctrl; a blank or a digit, say, turns switching off.
+        self.switch = if character.is_ascii_alphabetic() { character & 0x1f } else { 0 };
+        self.keep_input = keep;
+        Ok(())
+    }
+
+    fn take_dom0(&mut self, value: &str) -> Parsed<()> {
         for word in value.split(',') {
-            match word {
-                "pvh" | "hap" => self.dom0_pv = false,
-                "pv" => self.dom0_pv = true,
-                "verbose" => self.dom0_verbose = true,
-                "no-verbose" | "no-shadow" | "cpuid-faulting" | "msr-relaxed" | "no-msr-relaxed" => (),
+            let (name, on) = named(word)?;
+            match name {
+                "pvh" | "hap" | "cpuid-faulting" | "msr-relaxed" => (),
+                "pv" => self.problems.push("'dom0=pv': there are no PV domains; dom0 is PVH".into()),
+                "verbose" => self.dom0_verbose = on,
+                "shadow" if !on => (),
+                "shadow" => self.problems.push("'dom0=shadow': there is no shadow paging; ignored".into()),
                 _ => self.problems.push(alloc::format!("unknown word '{word}' in 'dom0=' is ignored")),
             }
         }
+        Ok(())
     }
 
     fn take_cpuid(&mut self, value: &str) {
@@ -365,20 +484,69 @@ impl Options {
                 self.iommu.enabled = on == wanted;
                 continue;
             }
-            let (name, on) = word.strip_prefix("no-").map_or((word, true), |name| (name, false));
-            let (name, on) = match name.split_once('=') {
-                Some((name, v)) => (name, boolean(v).ok_or(BadValue)?),
-                None => (name, on),
-            };
+            let (name, on) = named(word)?;
             match name {
                 "force" | "required" => self.iommu.force = on,
                 "verbose" | "debug" => self.iommu.verbose = on,
                 "intremap" => self.iommu.interrupt_remapping = on,
+                // Finer settings of a driver that there is not.
+                "quarantine"
+                | "igfx"
+                | "qinval"
+                | "snoop"
+                | "intpost"
+                | "sharept"
+                | "superpages"
+                | "crash-disable"
+                | "dom0-passthrough"
+                | "dom0-strict"
+                | "amd-iommu-perdev-intremap"
+                | "workaround_bios_bug" => (),
                 _ => self.problems.push(alloc::format!("unknown word '{word}' in 'iommu=' is ignored")),
             }
         }
         Ok(())
     }
+}
+
+/// A word of a list: `name`, `no-name` or `name=boolean`.
+fn named(word: &str) -> Parsed<(&str, bool)> {
+    let (name, on) = word.strip_prefix("no-").map_or((word, true), |name| (name, false));
+    match name.split_once('=') {
+        Some((name, v)) => Ok((name, boolean(v).ok_or(BadValue)?)),
+        None => Ok((name, on)),
+    }
+}
+
+fn run_queues(value: &str) -> Parsed<RunQueues> {
+    Ok(match value {
+        "cpu" => RunQueues::Cpu,
+        "core" => RunQueues::Core,
+        "socket" => RunQueues::Socket,
+        "node" => RunQueues::Node,
+        "all" => RunQueues::All,
+        _ => return Err(BadValue),
+    })
+}
+
+fn nmi_policy(value: &str) -> Parsed<NmiPolicy> {
+    Ok(match value {
+        "ignore" => NmiPolicy::Ignore,
+        "dom0" => NmiPolicy::Dom0,
+        "fatal" => NmiPolicy::Fatal,
+        _ => return Err(BadValue),
+    })
+}
+
+fn clock_source(value: &str) -> Parsed<Option<ClockSource>> {
+    Ok(match value {
+        "hpet" => Some(ClockSource::Hpet),
+        "acpi" => Some(ClockSource::Acpi),
+        "pit" => Some(ClockSource::Pit),
+        // That is the clock always.
+        "tsc" => None,
+        _ => return Err(BadValue),
+    })
 }
 
 fn boolean(value: &str) -> Option<bool> {

@@ -4,6 +4,7 @@
 mod factory;
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::any::Any;
 
@@ -78,8 +79,8 @@ pub enum PowerAction {
     PowerOff,
     /// Restart.
     Reboot,
-    /// Stop all CPUs and stay (so that a person can read the console).
-    Halt,
+    /// Restart after a while, so that a person can read the console, or stay if that was asked for (`noreboot`).
+    Crash,
 }
 
 /// What `core` needs of the machine.
@@ -124,6 +125,17 @@ pub trait Platform: Send + Sync {
     }
     /// What CPU `cpu` is; `None` if there is no such CPU.
     fn cpu_identity(&self, _cpu: CpuId) -> Option<CpuIdentity> {
+        None
+    }
+    /// Where CPU `cpu` is in the machine.
+    fn cpu_topology(&self, cpu: CpuId) -> CpuTopology {
+        CpuTopology { core: cpu.0, ..CpuTopology::default() }
+    }
+    /// CPU `cpu` has not gone through its loop for too long ([`crate::watchdog`]): makes it say where it is, and stops
+    /// the machine.
+    fn report_stuck(&self, cpu: CpuId);
+    /// A symbol of the hypervisor's code, by its place in the order of addresses; `None` past the last.
+    fn symbol(&self, _index: u32) -> Option<(String, u64)> {
         None
     }
     /// Puts the machine to sleep by writing the ACPI registers PM1a_CNT and PM1b_CNT as dom0 prepared it (`sleep_state`

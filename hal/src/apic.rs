@@ -199,6 +199,23 @@ pub(crate) fn send_nmi_to_others() {
     }
 }
 
+/// Sends an NMI to the CPU with this APIC identifier. Not from an NMI handler, which may have interrupted a command.
+pub(crate) fn send_nmi(target: u32) {
+    command(target, COMMAND_NMI | COMMAND_ASSERT);
+    wait_for_command();
+}
+
+/// Sends an interrupt to this CPU itself; may be called in an NMI handler, since it takes a single write.
+pub(crate) fn send_to_self(vector: u8) {
+    const TO_SELF: u32 = 1 << 18;
+    const SELF_IPI: u32 = 0x3f0;
+    if X2APIC.load(Ordering::Relaxed) {
+        write(SELF_IPI, u32::from(vector));
+    } else {
+        write(COMMAND_LOW, COMMAND_FIXED | COMMAND_ASSERT | TO_SELF | u32::from(vector));
+    }
+}
+
 /// Resets another CPU so that it waits for its start command.
 pub(crate) fn send_init(target: u32) {
     command(target, COMMAND_INIT | COMMAND_ASSERT | 1 << 15);

@@ -4,10 +4,14 @@
 #![allow(unsafe_code)]
 
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 
 use radon_abi::errno::Errno;
-use radon_core::platform::{ClockParameters, CpuIdentity, PhysMemory, PhysicalDevices, Platform, PowerAction};
+use radon_core::platform::{
+    ClockParameters, CpuIdentity, CpuTopology, PhysMemory, PhysicalDevices, Platform, PowerAction,
+};
 use radon_core::types::{CpuId, MachineAddr, Nanoseconds};
 use radon_x86::cpuid::HostCpuid;
 use radon_x86::machine::{DirectAccess, HostVector, Machine, MsiMessage, PinMode};
@@ -16,7 +20,7 @@ use radon_x86::virt::VirtualCpu;
 use crate::cpu::registers::{self, inb, inl, inw, outb, outl, outw};
 use crate::layout::DIRECT_MAP_SIZE;
 use crate::svm::{self, MsrAccess, PermissionMaps, SvmCpu};
-use crate::{apic, console, cpu, idle, interrupts, ioapic, layout, memory, paging, power, time};
+use crate::{apic, console, cpu, idle, interrupts, ioapic, layout, memory, nmi, paging, power, report, symbols, time};
 
 /// MSRs of the guest's own that the processor switches with it: read and written without an exit.
 const SWITCHED_MSRS: [u32; 11] = [
@@ -87,7 +91,7 @@ impl Platform for BareMetal {
     }
 
     fn physical_id(&self, cpu: CpuId) -> Option<u64> {
-        cpu::get(cpu).map(|c| u64::from(c.apic_id()))
+        cpu::get(cpu).map(|c| u64::from(c.apic_id()) | u64::from(c.acpi_id()) << 32)
     }
 
     fn command_line(&self) -> &str {
@@ -120,11 +124,23 @@ impl Platform for BareMetal {
         })
     }
 
-    fn acpi_sleep(&self, sleep_state: u32, _pm1a: u16, _pm1b: u16) -> Result<(), Errno> {
+    fn cpu_topology(&self, cpu: CpuId) -> CpuTopology {
+        cpu::get(cpu).map_or(CpuTopology::default(), |c| cpu::hidden::place(c.apic_id()))
+    }
+
+    fn report_stuck(&self, cpu: CpuId) {
+        nmi::report_stuck(cpu);
+    }
+
+    fn symbol(&self, index: u32) -> Option<(String, u64)> {
+        symbols::nth(index).map(|(name, at)| (format!("{name}"), at))
+    }
+
+    fn acpi_sleep(&self, sleep_state: u32, pm1a: u16, pm1b: u16) -> Result<(), Errno> {
         match sleep_state {
             5 => {
                 log::info!("dom0 has shut down: switching the machine off (ACPI state S5)");
-                power::power_off()
+                power::power_off(Some((pm1a, pm1b)))
             }
             3 => Err(Errno::EOPNOTSUPP),
             _ => Err(Errno::EINVAL),
@@ -139,16 +155,13 @@ impl Platform for BareMetal {
         match action {
             PowerAction::PowerOff => {
                 log::info!("Switching the machine off");
-                power::power_off()
+                power::power_off(None)
             }
             PowerAction::Reboot => {
                 log::info!("Restarting the machine");
                 power::reset()
             }
-            PowerAction::Halt => {
-                log::info!("Stopped");
-                registers::halt_forever()
-            }
+            PowerAction::Crash => report::after_crash(),
         }
     }
 }

@@ -25,6 +25,8 @@ pub const DEVICE_VECTORS: core::ops::RangeInclusive<u8> = 0x30..=0xef;
 pub const KICK: u8 = 0xf1;
 /// The local APIC timer.
 pub const TIMER: u8 = 0xf2;
+/// This CPU got an NMI that dom0 is to hear of.
+pub const NMI_RELAY: u8 = 0xf4;
 /// The local APIC met an error.
 pub const APIC_ERROR: u8 = 0xfe;
 /// The local APIC had an interrupt that went away.

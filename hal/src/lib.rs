@@ -30,6 +30,7 @@ pub mod layout;
 mod lock_order;
 mod machine_check;
 pub mod memory;
+pub mod nmi;
 pub mod paging;
 pub mod pic;
 pub mod power;

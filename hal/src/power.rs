@@ -6,6 +6,8 @@
 #![allow(unsafe_code)]
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU8, Ordering};
+use radon_core::options::RebootMethod;
 use radon_x86::acpi::{Acpi, GenericAddress, SleepType};
 use spin::once::Once;
 
@@ -59,46 +61,95 @@ pub(crate) fn init(acpi: &Acpi) {
     }
 }
 
-/// Switches the machine off (ACPI state S5). If that fails, stops.
-pub fn power_off() -> ! {
+/// The way to restart that is tried first ([`RebootMethod`], `reboot=`).
+static FIRST_METHOD: AtomicU8 = AtomicU8::new(RebootMethod::Acpi as u8);
+
+/// Sets the way to restart that is tried first.
+pub fn set_reboot_method(method: RebootMethod) {
+    FIRST_METHOD.store(method as u8, Ordering::Relaxed);
+}
+
+/// Switches the machine off (ACPI state S5), with the values for the registers PM1a_CNT and PM1b_CNT that dom0 gave, or
+/// else those that the firmware's code names. If that fails, stops. The other CPUs are stopped first.
+pub fn power_off(given: Option<(u16, u16)>) -> ! {
     registers::interrupts_off();
     report::leave();
-    if let Some(r) = REGISTERS.get()
-        && let Some(sleep) = r.sleep_type
-    {
+    if let Some(r) = REGISTERS.get() {
         let value = |kind: u8| u16::from(kind) << 10 | SLEEP_ENABLE;
+        let values = given.map(|(a, b)| (a | SLEEP_ENABLE, b | SLEEP_ENABLE));
+        let values = values.or(r.sleep_type.map(|s| (value(s.a), value(s.b))));
         // SAFETY: the firmware's own table names these ports for this.
         unsafe {
-            if let Some(port) = r.sleep_control.and_then(|c| c.port()) {
+            if let (Some(port), Some(sleep)) = (r.sleep_control.and_then(|c| c.port()), r.sleep_type) {
                 outb(port, sleep.a << 2 | 1 << 5);
             }
-            if let Some(port) = r.control_a {
-                outw(port, value(sleep.a) | inw(port) & 1);
+            if let (Some(port), Some((a, _))) = (r.control_a, values) {
+                outw(port, a | inw(port) & 1);
             }
-            if let Some(port) = r.control_b {
-                outw(port, value(sleep.b) | inw(port) & 1);
+            if let (Some(port), Some((_, b))) = (r.control_b, values) {
+                outw(port, b | inw(port) & 1);
             }
         }
         time::spin_ms(1000);
+        report::say_past_locks(format_args!("ACPI does not switch the machine off"));
     }
-    // A CPU that was stopped may hold the console's lock.
-    report::say_past_locks(format_args!("The machine cannot be switched off by ACPI: switch it off by hand."));
+    const UNDER_HYPERVISOR: u32 = 1 << 31;
+    if registers::cpuid(1, 0).ecx & UNDER_HYPERVISOR != 0 {
+        report::say_past_locks(format_args!("Trying the ports that emulators have for it"));
+        // SAFETY: PM1a_CNT of QEMU's and Bochs' machines, in case their tables are broken. On hardware these ports may
+        // mean anything, so they are left alone there.
+        unsafe {
+            outw(0x604, SLEEP_ENABLE);
+            outw(0xb004, SLEEP_ENABLE);
+        }
+        time::spin_ms(50);
+    }
+    report::say_past_locks(format_args!("The machine cannot be switched off: do it by hand"));
     halt_forever()
 }
 
-/// Restarts the machine: by the firmware's reset register, PCI's, the keyboard controller, a triple fault.
+/// Restarts the machine: by the way that `reboot=` names, then by the firmware's reset register, PCI's, the keyboard
+/// controller, a triple fault. The other CPUs are stopped first.
 pub fn reset() -> ! {
     registers::interrupts_off();
     report::leave();
+    let ways: [(RebootMethod, &str, fn()); 3] = [
+        (RebootMethod::Acpi, "the firmware's reset register", reset_by_acpi),
+        (RebootMethod::Pci, "port 0xcf9", reset_by_pci),
+        (RebootMethod::Keyboard, "the keyboard controller", reset_by_keyboard),
+    ];
+    let first = FIRST_METHOD.load(Ordering::Relaxed);
+    let wanted = ways.iter().filter(|(method, ..)| *method as u8 == first);
+    let others = ways.iter().filter(|(method, ..)| *method as u8 != first);
+    if first != RebootMethod::TripleFault as u8 {
+        for (_, name, way) in wanted.chain(others) {
+            way();
+            time::spin_ms(50);
+            report::say_past_locks(format_args!("No reset by {name}"));
+        }
+    }
+    let empty: [u8; 10] = [0; 10];
+    // SAFETY: resetting is the purpose: without a usable table the processor shuts down, which resets the machine.
+    unsafe { asm!("lidt [{}]", "int3", in(reg) &raw const empty, options(noreturn)) };
+}
+
+fn reset_by_acpi() {
     if let Some((register, value)) = REGISTERS.get().and_then(|r| r.reset) {
         write_reset_register(register, value);
-        time::spin_ms(50);
     }
+}
+
+fn reset_by_pci() {
     // SAFETY: resetting is the purpose.
     unsafe {
         outb(0xcf9, 0x02);
         outb(0xcf9, 0x06);
-        time::spin_ms(50);
+    }
+}
+
+fn reset_by_keyboard() {
+    // SAFETY: resetting is the purpose.
+    unsafe {
         for _ in 0..10_000 {
             // Wait until the keyboard controller takes a command.
             if inb(0x64) & 2 == 0 {
@@ -106,9 +157,6 @@ pub fn reset() -> ! {
             }
         }
         outb(0x64, 0xfe);
-        time::spin_ms(50);
-        let empty: [u8; 10] = [0; 10];
-        asm!("lidt [{}]", "int3", in(reg) &raw const empty, options(noreturn));
     }
 }
 

@@ -132,6 +132,13 @@ fn begin(reason: fmt::Arguments<'_>) {
     line!("Radon {}, build id {}, on CPU{}", env!("CARGO_PKG_VERSION"), BuildId, this_cpu_number());
 }
 
+/// dom0 has crashed, and said why itself: stops the machine.
+pub fn after_crash() -> ! {
+    registers::interrupts_off();
+    stop_others();
+    end()
+}
+
 /// Ends the report and the machine's run.
 fn end() -> ! {
     line!("****************************************");

@@ -80,11 +80,11 @@ unsafe fn install_trampoline(page: MachineAddr, features: Features) {
     patch(&raw const trampoline_efer, 0, if features.nx { LONG_MODE | NO_EXECUTE } else { LONG_MODE });
 }
 
-/// Starts the other CPUs that the firmware lists, up to `max` in all. Each ends up in `main`. Returns how many run.
+/// Starts the other CPUs that the firmware lists, up to `max` in all, without second threads of cores unless `smt`. Each ends up in `main`. Returns how many run.
 ///
 /// # Safety
 /// `page` is a page of RAM below 640 KiB that nothing else uses, ever.
-pub(crate) unsafe fn start(madt: &Madt, page: MachineAddr, max: u32, main: fn() -> !) -> u32 {
+pub(crate) unsafe fn start(madt: &Madt, page: MachineAddr, max: u32, smt: bool, main: fn() -> !) -> u32 {
     MAIN.call_once(|| main);
     let features = cpu::features();
     let own = apic::id();
@@ -92,7 +92,13 @@ pub(crate) unsafe fn start(madt: &Madt, page: MachineAddr, max: u32, main: fn() 
     // SAFETY: by the caller's promise.
     unsafe { install_trampoline(page, features) };
     AP_CR3.store(paging::root().0, Ordering::Relaxed);
-    let others = || madt.local_apics.iter().filter(|a| a.enabled && a.id != own && a.id < limit);
+    let layout = cpu::hidden::apic_layout();
+    let is_wanted = |id: u32| smt || layout.is_first_thread(id);
+    let enabled = || madt.local_apics.iter().filter(|a| a.enabled && a.id != own && a.id < limit);
+    let others = || enabled().filter(|a| is_wanted(a.id));
+    if let Some(apic) = madt.local_apics.iter().find(|a| a.id == own) {
+        cpu::this_cpu().set_acpi_id(apic.processor);
+    }
     let wanted = (max.min(MAX_CPUS as u32) as usize).saturating_sub(1);
     for apic in others().take(wanted) {
         apic::send_init(apic.id);
@@ -102,7 +108,7 @@ pub(crate) unsafe fn start(madt: &Madt, page: MachineAddr, max: u32, main: fn() 
     }
     for apic in others().take(wanted) {
         // SAFETY: the page holds the start code.
-        match unsafe { start_one(apic.id, (page.0 >> 12) as u8) } {
+        match unsafe { start_one(apic.id, apic.processor, (page.0 >> 12) as u8) } {
             Ok(warp) if warp > 0 => {
                 log::warn!("The time stamp counter of APIC {} is {warp} ticks behind: time may run backwards", apic.id);
             }
@@ -110,7 +116,7 @@ pub(crate) unsafe fn start(madt: &Madt, page: MachineAddr, max: u32, main: fn() 
             Err(why) => log::error!("The CPU with APIC {} is left out: {why}", apic.id),
         }
     }
-    let listed = others().count() as u32 + 1;
+    let listed = enabled().count() as u32 + 1;
     if listed > cpu::count() {
         log::info!("{} of {listed} CPUs are used", cpu::count());
     }
@@ -124,10 +130,11 @@ pub(crate) unsafe fn start(madt: &Madt, page: MachineAddr, max: u32, main: fn() 
 ///
 /// # Safety
 /// The page holds the start code.
-unsafe fn start_one(apic_id: u32, page: u8) -> Result<u64, &'static str> {
+unsafe fn start_one(apic_id: u32, acpi_id: u32, page: u8) -> Result<u64, &'static str> {
     let stack = paging::allocate_stack(STACK_SIZE).map_err(|_| "no memory for its stack")?;
     let top = stack.end;
     let cpu = PerCpu::new(CpuId(cpu::count()), apic_id, stack);
+    cpu.set_acpi_id(acpi_id);
     make_interrupt_stacks(cpu).map_err(|_| "no memory for its stacks")?;
     AP_STACK.store(top, Ordering::Relaxed);
     AP_CPU.store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Relaxed);

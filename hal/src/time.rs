@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use radon_core::options::ClockSource;
 use radon_core::platform::ClockParameters;
 use radon_core::types::Nanoseconds;
 use radon_x86::acpi::Acpi;
@@ -118,11 +119,11 @@ fn parameters(hz: u64, tsc_base: u64, base_ns: Nanoseconds) -> ClockParameters {
     ClockParameters { tsc_base, base_ns, mul, shift, khz: ((hz + 500) / 1000) as u32 }
 }
 
-/// Finds the counter's speed and starts system time.
-pub(crate) fn init(acpi: Option<&Acpi>) -> Source {
-    let (hz, source) = match from_cpuid() {
+/// Finds the counter's speed and starts system time. `wanted` names what it is measured against, if that is there.
+pub(crate) fn init(acpi: Option<&Acpi>, wanted: Option<ClockSource>) -> Source {
+    let (hz, source) = match from_cpuid().filter(|_| wanted.is_none()) {
         Some(hz) => (hz, Source::Cpuid),
-        None => measure(acpi),
+        None => measure(acpi, wanted),
     };
     let hz = hz.clamp(1_000_000, 100_000_000_000);
     TSC_HZ.store(hz, Ordering::Relaxed);
@@ -226,12 +227,17 @@ impl Reference {
     }
 }
 
-fn measure(acpi: Option<&Acpi>) -> (u64, Source) {
-    if let Some(hz) = acpi.and_then(|a| a.hpet).and_then(|h| measure_hpet(h.address)) {
+fn measure(acpi: Option<&Acpi>, wanted: Option<ClockSource>) -> (u64, Source) {
+    let may = |source| wanted.is_none_or(|w| w == source);
+    if may(ClockSource::Hpet)
+        && let Some(hz) = acpi.and_then(|a| a.hpet).and_then(|h| measure_hpet(h.address))
+    {
         return (hz, Source::Hpet);
     }
     let fadt = acpi.and_then(|a| a.fadt.as_ref());
-    if let Some((port, wide)) = fadt.and_then(|f| Some((f.pm_timer?.port()?, f.pm_timer_32_bit))) {
+    if may(ClockSource::Acpi)
+        && let Some((port, wide)) = fadt.and_then(|f| Some((f.pm_timer?.port()?, f.pm_timer_32_bit)))
+    {
         let mask = if wide { 0xffff_ffff } else { 0x00ff_ffff };
         if let Some(hz) = against(Reference { register: Register::Port(port), hz: 3_579_545, mask }) {
             return (hz, Source::PmTimer);

@@ -4,17 +4,15 @@
 //! exception table (pairs of the instruction's address and where to continue). Double faults, NMIs and machine checks
 //! run on stacks of their own, so a stack overflow is reported rather than resetting the machine.
 //!
-//! Takes no locks. NMIs may come at any time, so their handler only stops the CPU or calls a registered function that
-//! keeps to atomics.
+//! Takes no locks. NMIs may come at any time; see [`crate::nmi`].
 // Unsafe: builds the table the processor reads, and is entered by it.
 #![allow(unsafe_code)]
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
-use spin::once::Once;
 
 use crate::cpu::registers::{halt_forever, read_cr2};
-use crate::{interrupts, machine_check, report};
+use crate::{interrupts, machine_check, nmi, report};
 
 global_asm!(include_str!("traps.S"), options(att_syntax, raw));
 
@@ -171,28 +169,11 @@ fn fixup(rip: u64) -> Option<u64> {
     table.iter().find(|[at, _]| *at == rip).map(|[_, to]| *to)
 }
 
-static NMI_HANDLER: Once<fn(&Frame) -> bool> = Once::new();
-
-/// Registers what an NMI calls, once. It returns true if the NMI was its own. It must keep to atomics: the CPU may hold
-/// any lock at that moment.
-pub fn set_nmi_handler(handler: fn(&Frame) -> bool) {
-    NMI_HANDLER.call_once(|| handler);
-}
-
 /// Called by the stubs with the interrupted registers.
 #[unsafe(no_mangle)]
 extern "C" fn trap_entry(frame: &mut Frame) {
     match frame.vector {
-        NMI => {
-            if report::stopping() {
-                report::park();
-            }
-            if !NMI_HANDLER.get().is_some_and(|h| h(frame)) {
-                // This CPU may hold the console's lock.
-                let (at, why) = (frame.rip, "hardware error, or a watchdog nobody claims");
-                report::say_past_locks(format_args!("Unexpected NMI at {at:#x} ({why})"));
-            }
-        }
+        NMI => nmi::handle(frame),
         INVALID_OPCODE | GENERAL_PROTECTION | PAGE_FAULT if let Some(to) = fixup(frame.rip) => frame.rip = to,
         0..=31 => exception(frame),
         vector => interrupts::dispatch(vector as u8),

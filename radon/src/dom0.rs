@@ -12,7 +12,8 @@ use radon_core::domain::{Domain, DomainParts, Role};
 use radon_core::frames::Order;
 use radon_core::p2m::{Kind, P2m};
 use radon_core::platform::PhysMemory;
-use radon_core::types::{DomainId, Gfn, GuestPhysAddr, MachineAddr, Mfn, NodeId, PAGE_SIZE, VcpuId};
+use radon_core::sched::CpuSet;
+use radon_core::types::{CpuId, DomainId, Gfn, GuestPhysAddr, MachineAddr, Mfn, NodeId, PAGE_SIZE, VcpuId};
 use radon_core::vcpu::Vcpu;
 use radon_hal::boot::Booted;
 use radon_hal::boot_memory::BootBytes;
@@ -318,7 +319,13 @@ fn make_domain(
     }
     hv.domains.insert(domain.clone()).map_err(failed)?;
     for vcpu in domain.vcpus() {
-        hv.scheduler.add_vcpu(hv, vcpu).map_err(|e| failed(format!("{} cannot be scheduled: {e}", vcpu.id)))?;
+        let cpus = hv.platform.cpu_count().max(1);
+        let pin = machine.options.dom0_vcpus_pin.then(|| CpuSet::only(CpuId(vcpu.id.0 % cpus)));
+        let added = hv.scheduler.add_vcpu(hv, vcpu).and_then(|()| match pin {
+            Some(cpu) => hv.scheduler.set_affinity(hv, vcpu, Some(cpu), None),
+            None => Ok(()),
+        });
+        added.map_err(|e| failed(format!("{} cannot be scheduled: {e}", vcpu.id)))?;
     }
     Ok(domain)
 }

@@ -21,10 +21,12 @@ use radon_core::console::{Console, Settings};
 use radon_core::domain::{Domain, DomainList};
 use radon_core::frames::{FrameAllocator, FrameInfo, Order, Placement};
 use radon_core::hypervisor::Hypervisor;
-use radon_core::platform::{PciAddress, PhysicalDevices};
-use radon_core::sched::{PolicyKind, Scheduler};
+use radon_core::options::Options;
+use radon_core::platform::{PciAddress, PhysicalDevices, Platform as _};
+use radon_core::sched::{self, CpuSet, PolicyKind, Scheduler};
 use radon_core::time::{Owner, Timers};
-use radon_core::types::{CpuId, DomainId, MachineAddr, Mfn, Nanoseconds, NodeId, PAGE_SIZE};
+use radon_core::types::{CpuId, DomainId, MachineAddr, Mfn, Nanoseconds, NodeId, PAGE_SIZE, VcpuId};
+use radon_core::watchdog;
 use radon_hal::boot::{Booted, Handover};
 use radon_hal::host::BareMetal;
 use radon_hal::report::{self, BuildId};
@@ -69,6 +71,12 @@ fn main(handover: Handover) -> ! {
         selftest::run(&[], machine.options.selftest_filter.as_deref());
     }
 
+    if machine.options.iommu.enabled && machine.options.iommu.force {
+        report::stop(format_args!(
+            "'iommu=force' (or 'required') asks for an IOMMU, which this version cannot drive; remove it from the command \
+             line: dom0's memory is at machine addresses, so its devices work without"
+        ));
+    }
     let kernel = dom0::unpack_kernel(&machine).unwrap_or_else(|e| report::stop(format_args!("{e}")));
     if let Some(correction) = time::refine() {
         log::info!("Time: TSC at {} kHz, corrected by {correction} ppm", time::tsc_hz() / 1000);
@@ -82,6 +90,9 @@ fn main(handover: Handover) -> ! {
     }
     log::info!("{} MiB free, heap {} KiB; starting dom0", sys.hv.frames.free_frames() >> 8, heap::size() >> 10);
     sys.hv.console.end_boot(&sys.hv);
+    if machine.options.watchdog {
+        watchdog::start(&sys.hv, machine.options.watchdog_timeout);
+    }
     CPUS_MAY_RUN.call_once(|| ());
     (1..cpus).for_each(|n| cpu::send_kick(CpuId(n)));
     cpu_loop(sys, CpuId(0))
@@ -126,14 +137,21 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
             platform: Box::new(platform),
             frames: FrameAllocator::new(table, Mfn(0), 1),
             domains: DomainList::default(),
-            scheduler: Scheduler::new(kind, cpus),
+            scheduler: Scheduler::with_groups(kind, cpus, &run_queues(options, cpus)),
             timers: Timers::new(cpus),
             console: Console::new(Settings::from(options)),
             control: radon_core::control::Control::default(),
+            watchdog: radon_core::watchdog::Watchdog::default(),
         },
         machine: Box::leak(Box::new(platform)),
         router: Arc::new(Router::new(cpus)),
     });
+    if let Some(limit) = options.ratelimit
+        && sys.hv.scheduler.set_ratelimit_us(limit).is_err()
+    {
+        log::warn!("Command line: sched_ratelimit_us={limit} is not 0 or 100 to 500000; ignored");
+    }
+    interrupts::register(interrupts::NMI_RELAY, relay_nmi);
     for vector in DEVICE_VECTORS {
         interrupts::register(vector, device_interrupt);
     }
@@ -153,6 +171,29 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
         sys.hv.frames.reserve(Mfn(first), (region.end().0 / PAGE_SIZE).saturating_sub(first), NodeId(0));
     }
     (sys, free)
+}
+
+/// The groups of CPUs that share run queues.
+fn run_queues(options: &Options, cpus: u32) -> Vec<CpuSet> {
+    let machine = BareMetal::default();
+    let places: Vec<_> = (0..cpus).map(|n| machine.cpu_topology(CpuId(n))).collect();
+    let most = options.queue_cpus.unwrap_or(sched::QUEUE_CPUS_DEFAULT);
+    let groups = sched::groups(options.run_queues, &places, most);
+    log::info!("Scheduling: {} run queues for {cpus} CPUs", groups.len());
+    groups
+}
+
+/// This CPU got an NMI that dom0 is to hear of: its first vCPU gets one.
+fn relay_nmi(_: u8) {
+    apic::eoi();
+    log::warn!("NMI: the hardware may report an error; dom0 is told ('nmi=fatal' stops the machine instead)");
+    if let Some(sys) = SYSTEM.get()
+        && let Ok(dom0) = sys.hv.domains.get(DomainId(0))
+        && let Some(vcpu) = dom0.vcpu(VcpuId(0))
+    {
+        vcpu.arch.raise_nmi();
+        sys.hv.scheduler.notify(&sys.hv, vcpu);
+    }
 }
 
 /// The PCI devices that dom0 reports.

@@ -13,8 +13,8 @@ use radon_abi::errno::Errno;
 use radon_core::domain::Domain;
 use radon_core::frames::Order;
 use radon_core::hypervisor::Hypervisor;
-use radon_core::platform::{ArchFactory, ArchVcpu, CpuPolicyData, CpuTopology, MachineInfo, NewDomain, PolicySource};
-use radon_core::types::{CpuId, DomainId, VcpuId};
+use radon_core::platform::{ArchFactory, ArchVcpu, CpuPolicyData, MachineInfo, NewDomain, PolicySource};
+use radon_core::types::{DomainId, VcpuId};
 
 use crate::cpuid::{self, CpuidPolicy, FeatureWords, HostCpuid, Kind, NO_SUBLEAF, Registers, XenLeaves, apic_id};
 use crate::devices::lapic::{Lapic, LapicConfig};
@@ -23,6 +23,7 @@ use crate::machine::{DirectAccess, Machine};
 use crate::msr::{MsrPolicy, MsrState};
 use crate::npt::Npt;
 use crate::policy;
+use crate::topology::ApicLayout;
 use crate::vcpu::X86Vcpu;
 
 /// The version in the hypervisor's CPUID leaves: that of the ABI, 4.17.
@@ -116,32 +117,6 @@ impl X86Factory {
         }
         all
     }
-
-    /// Threads of a core and cores of the package, as the processor says.
-    fn topology(&self) -> (u32, u32) {
-        let cpuid = |leaf, subleaf| self.parts.machine.cpuid(leaf, subleaf);
-        let [last, ..] = cpuid(0, 0);
-        let [extended_last, ..] = cpuid(EXTENDED, 0);
-        if last >= 0xb {
-            // Logical processors of a core, then of the package.
-            let [_, threads, level, _] = cpuid(0xb, 0);
-            let [_, all, ..] = cpuid(0xb, 1);
-            let threads = threads & 0xffff;
-            if level >> 8 & 0xff == 1
-                && let Some(cores) = (all & 0xffff).checked_div(threads)
-            {
-                return (threads, cores.max(1));
-            }
-        }
-        if extended_last >= 0x8000_0008 {
-            let [_, _, sizes, _] = cpuid(0x8000_0008, 0);
-            let all = (sizes & 0xff).saturating_add(1);
-            let [_, cores, ..] = if extended_last >= 0x8000_001e { cpuid(0x8000_001e, 0) } else { [0; 4] };
-            let threads = (cores >> 8 & 0xff).saturating_add(1);
-            return (threads, all.checked_div(threads).unwrap_or(1).max(1));
-        }
-        (1, 1)
-    }
 }
 
 fn make_policy(parts: &Parts, kind: Kind, vcpus: u32, id: DomainId) -> CpuidPolicy {
@@ -156,28 +131,18 @@ fn make_policy(parts: &Parts, kind: Kind, vcpus: u32, id: DomainId) -> CpuidPoli
 
 impl ArchFactory for X86Factory {
     fn machine(&self) -> MachineInfo {
-        let (threads_per_core, cores_per_socket) = self.topology();
+        let ApicLayout { threads, cores, .. } = ApicLayout::of(&Host(self.parts.machine));
         let mut hw_cap = [0; 8];
         let words = cpuid::host_features(&Host(self.parts.machine));
         for (to, from) in hw_cap.iter_mut().zip(words) {
             *to = from;
         }
         MachineInfo {
-            threads_per_core,
-            cores_per_socket,
+            threads_per_core: threads,
+            cores_per_socket: cores,
             cpu_khz: self.parts.tsc_khz,
             total_frames: self.parts.total_frames,
             hw_cap,
-        }
-    }
-
-    fn topology(&self, cpu: CpuId) -> CpuTopology {
-        let (threads, cores) = X86Factory::topology(self);
-        let core = cpu.0.checked_div(threads).unwrap_or(0);
-        CpuTopology {
-            core: core.checked_rem(cores).unwrap_or(0),
-            socket: core.checked_div(cores).unwrap_or(0),
-            node: 0,
         }
     }
 

@@ -39,6 +39,7 @@ pub mod ports;
 pub mod run;
 #[cfg(test)]
 mod testing;
+pub mod topology;
 pub mod tsc;
 pub mod vcpu;
 pub mod virt;

@@ -25,6 +25,7 @@ pub(super) struct Key {
 /// The keys that need nothing but this crate.
 pub(super) const BUILT_IN: &[(u8, &str, Handler)] = &[
     (b'h', "show this message", help),
+    (b'c', "dump ACPI Cx structures", crate::ops::power::show),
     (b'e', "dump evtchn info", event_channels),
     (b'q', "dump domain (and guest debug) info", domains),
     (b'm', "memory info", memory),

@@ -60,6 +60,8 @@ pub struct Settings {
     pub to_ring: bool,
     /// The character that switches the input: 1 for Ctrl-A, 0 for none (`conswitch=`).
     pub switch: u8,
+    /// Whether input stays with the debug keys when dom0 starts (`conswitch=` with an `x`).
+    pub keep_input: bool,
 }
 
 impl Default for Settings {
@@ -71,6 +73,7 @@ impl Default for Settings {
             ring_size: ring::MIN_SIZE as u64,
             to_ring: false,
             switch: 1,
+            keep_input: false,
         }
     }
 }
@@ -83,7 +86,8 @@ impl From<&Options> for Settings {
             timestamps: options.console_timestamps,
             ring_size: options.conring_size,
             to_ring: options.console_to_ring,
-            switch: 1,
+            switch: options.switch,
+            keep_input: options.keep_input,
         }
     }
 }
@@ -232,7 +236,7 @@ impl Console {
     pub fn end_boot(&self, hv: &Hypervisor) {
         {
             let mut input = self.input.lock();
-            if input.focus() == Focus::Hypervisor {
+            if input.focus() == Focus::Hypervisor && !self.settings.keep_input {
                 input.switch();
             }
         }

@@ -28,6 +28,7 @@ use spin::once::Once;
 use crate::domain::Domain;
 use crate::grant;
 use crate::hypervisor::Hypervisor;
+use crate::ops::power::PowerTables;
 use crate::platform::ArchFactory;
 use crate::sync::{Lock, Rank};
 use crate::types::DomainId;
@@ -50,6 +51,8 @@ pub struct Control {
     /// Most frames of grant table that a domain may be given, and of grant mappings.
     grant_frames: AtomicU32,
     maptrack_frames: AtomicU32,
+    /// What dom0 said of processors' power states.
+    pub(crate) power: PowerTables,
 }
 
 impl Default for Control {
@@ -62,6 +65,7 @@ impl Default for Control {
             graves: Lock::new(Rank::Domain, Vec::new()),
             grant_frames: AtomicU32::new(grant::DEFAULT_FRAMES),
             maptrack_frames: AtomicU32::new(grant::DEFAULT_MAPTRACK_FRAMES),
+            power: PowerTables::default(),
         }
     }
 }

@@ -13,9 +13,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::domain::Domain;
 use crate::hypercall::{Args, OpResult};
 use crate::hypervisor::Hypervisor;
-use crate::platform::{ArchFactory, ArchVcpu, CpuPolicyData, CpuTopology, MachineInfo, NewDomain, PolicySource};
+use crate::platform::{ArchFactory, ArchVcpu, CpuPolicyData, MachineInfo, NewDomain, PolicySource};
 use crate::testing::{TestArchDomain, TestArchVcpu, TestHost, TestTable};
-use crate::types::{CpuId, DomainId, GuestVirtAddr, VcpuId};
+use crate::types::{DomainId, GuestVirtAddr, VcpuId};
 
 /// Where tests put structures.
 pub(super) const AT: u64 = 0x1000;
@@ -33,9 +33,6 @@ pub(super) fn policy(source: PolicySource) -> CpuPolicyData {
 impl ArchFactory for TestFactory {
     fn machine(&self) -> MachineInfo {
         MachineInfo { threads_per_core: 2, cores_per_socket: 4, cpu_khz: 2_000_000, total_frames: 5000, hw_cap: [7; 8] }
-    }
-    fn topology(&self, cpu: CpuId) -> CpuTopology {
-        CpuTopology { core: cpu.0 / 2, socket: 0, node: 0 }
     }
     fn featureset(&self, source: PolicySource) -> Vec<u32> {
         vec![source as u32; 19]

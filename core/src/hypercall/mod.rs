@@ -2,6 +2,8 @@
 //! operations, which is at once the dispatcher's data and the coverage ledger.
 
 mod caller;
+#[cfg(test)]
+mod ledger;
 mod table;
 
 pub use caller::{Caller, Privilege};

@@ -6,6 +6,7 @@ pub mod hvm;
 pub mod multicall;
 pub mod physdev;
 pub mod platform;
+pub(crate) mod power;
 pub mod version;
 pub mod vm_assist;
 

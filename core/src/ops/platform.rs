@@ -1,16 +1,28 @@
 //! `platform_op(arg)`: what the hardware domain asks of the machine.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use log::Level;
 use radon_abi::errno::Errno;
 use radon_abi::platform::{
-    self as abi, CpuOl, EnterAcpiSleep, FirmwareInfo, GetIdleTime, PcpuInfo, PcpuVersion, SetTime32, SetTime64,
+    self as abi, CpuOl, EnterAcpiSleep, FirmwareInfo, GetIdleTime, PcpuInfo, PcpuVersion, ResourceEntry, ResourceOp,
+    SetTime32, SetTime64, SymData,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, operation, refused};
+use super::power::set_processor_pminfo;
+use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, operation, refused};
 use crate::sched::CPUS_MAX;
 use crate::time::clock::set_wall_clock;
 use crate::types::{CpuId, GuestVirtAddr, Nanoseconds};
+
+/// Most entries of a `XENPF_resource_op`, as Xen has it.
+const RESOURCE_ENTRIES_MAX: u32 = 3;
+/// The time stamp counter.
+const MSR_TSC: u64 = 0x10;
+/// Longest name of a symbol that is given, its end included.
+const SYMBOL_NAME_MAX: usize = 512;
 
 const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
     Operation { number, name, coverage: Coverage::Full, handler }
@@ -18,6 +30,15 @@ const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> O
 
 const fn no(number: u32, name: &'static str, errno: Errno) -> Operation {
     Operation { number, name, coverage: Coverage::Refused(errno), handler: refused }
+}
+
+const fn part(
+    number: u32,
+    name: &'static str,
+    missing: &'static str,
+    handler: fn(&Caller<'_>, Args) -> OpResult,
+) -> Operation {
+    Operation { number, name, coverage: Coverage::Partial(missing), handler }
 }
 
 /// All operations.
@@ -30,30 +51,40 @@ pub static OPERATIONS: &[Operation] = &[
     no(abi::XENPF_PLATFORM_QUIRK, "XENPF_platform_quirk", Errno::EINVAL),
     op(abi::XENPF_GET_CPU_VERSION, "XENPF_get_cpu_version", get_cpu_version),
     no(abi::XENPF_EFI_RUNTIME_CALL, "XENPF_efi_runtime_call", Errno::ENOSYS),
-    Operation {
-        number: abi::XENPF_FIRMWARE_INFO,
-        name: "XENPF_firmware_info",
-        coverage: Coverage::Partial("nothing was asked of the firmware: every table is empty"),
-        handler: firmware_info,
-    },
-    op(abi::XENPF_ENTER_ACPI_SLEEP, "XENPF_enter_acpi_sleep", enter_acpi_sleep),
+    part(
+        abi::XENPF_FIRMWARE_INFO,
+        "XENPF_firmware_info",
+        "nothing was asked of the firmware: every table is empty",
+        firmware_info,
+    ),
+    part(
+        abi::XENPF_ENTER_ACPI_SLEEP,
+        "XENPF_enter_acpi_sleep",
+        "suspend to RAM; hardware-reduced ACPI",
+        enter_acpi_sleep,
+    ),
     no(abi::XENPF_CHANGE_FREQ, "XENPF_change_freq", Errno::ENOSYS),
     op(abi::XENPF_GETIDLETIME, "XENPF_getidletime", getidletime),
-    no(abi::XENPF_SET_PROCESSOR_PMINFO, "XENPF_set_processor_pminfo", Errno::ENOSYS),
+    part(
+        abi::XENPF_SET_PROCESSOR_PMINFO,
+        "XENPF_set_processor_pminfo",
+        "states are checked, kept and shown, but not used: an idle CPU halts, and the speed is the firmware's business",
+        set_processor_pminfo,
+    ),
     op(abi::XENPF_GET_CPUINFO, "XENPF_get_cpuinfo", get_cpuinfo),
-    Operation {
-        number: abi::XENPF_CPU_ONLINE,
-        name: "XENPF_cpu_online",
-        coverage: Coverage::Partial("all CPUs are online always"),
-        handler: cpu_online,
-    },
+    part(abi::XENPF_CPU_ONLINE, "XENPF_cpu_online", "all CPUs are online always", cpu_online),
     no(abi::XENPF_CPU_OFFLINE, "XENPF_cpu_offline", Errno::EOPNOTSUPP),
     no(abi::XENPF_CPU_HOTADD, "XENPF_cpu_hotadd", Errno::EOPNOTSUPP),
     no(abi::XENPF_MEM_HOTADD, "XENPF_mem_hotadd", Errno::EOPNOTSUPP),
     no(abi::XENPF_CORE_PARKING, "XENPF_core_parking", Errno::EOPNOTSUPP),
-    no(abi::XENPF_RESOURCE_OP, "XENPF_resource_op", Errno::EOPNOTSUPP),
+    part(
+        abi::XENPF_RESOURCE_OP,
+        "XENPF_resource_op",
+        "only system time (as the TSC) can be read: monitoring counters are not driven",
+        resource_op,
+    ),
     op(abi::XENPF_SETTIME64, "XENPF_settime64", settime64),
-    no(abi::XENPF_GET_SYMBOL, "XENPF_get_symbol", Errno::ENOSYS),
+    op(abi::XENPF_GET_SYMBOL, "XENPF_get_symbol", get_symbol),
 ];
 
 /// `platform_op(arg)`: the operation's number is in its structure.
@@ -77,7 +108,7 @@ fn structure(args: Args) -> GuestVirtAddr {
 }
 
 /// Copies the operation's structure in.
-fn read<T: FromBytes + IntoBytes>(caller: &Caller<'_>, args: Args) -> Result<T, Errno> {
+pub(super) fn read<T: FromBytes + IntoBytes>(caller: &Caller<'_>, args: Args) -> Result<T, Errno> {
     caller.read(structure(args))
 }
 
@@ -169,6 +200,68 @@ fn getidletime(caller: &Caller<'_>, args: Args) -> OpResult {
     write(caller, args, &a)
 }
 
+/// `XENPF_resource_op`: reads and writes MSRs of a CPU, of those that may be. The number of entries done is the result;
+/// the entry that failed has its error.
+///
+/// Work: three entries. Errors: `EINVAL`: more entries, or set bits that must be zero; `ENODEV`: no such CPU; `EFAULT`.
+fn resource_op(caller: &Caller<'_>, args: Args) -> OpResult {
+    let a: ResourceOp = read(caller, args)?;
+    if a.nr_entries == 0 || a.nr_entries > RESOURCE_ENTRIES_MAX {
+        return Err(Errno::EINVAL);
+    }
+    if a.cpu > last_cpu(caller) {
+        return Err(Errno::ENODEV);
+    }
+    for n in 0..u64::from(a.nr_entries) {
+        let mut entry: ResourceEntry = caller.read_at(GuestVirtAddr(a.entries), n)?;
+        if entry.rsvd != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let done = match entry.cmd {
+            // By the ABI, system time stands for the counter; it is the same on all CPUs.
+            abi::XEN_RESOURCE_OP_MSR_READ if entry.idx == MSR_TSC => Ok(caller.hv.platform.now().0),
+            abi::XEN_RESOURCE_OP_MSR_READ | abi::XEN_RESOURCE_OP_MSR_WRITE if entry.idx >> 32 != 0 => {
+                Err(Errno::EINVAL)
+            }
+            abi::XEN_RESOURCE_OP_MSR_READ | abi::XEN_RESOURCE_OP_MSR_WRITE => Err(Errno::EACCES),
+            _ => Err(Errno::EOPNOTSUPP),
+        };
+        match done {
+            Ok(value) => entry.val = value,
+            // The C field is a negative int.
+            Err(errno) => entry.cmd = errno.to_return() as u32,
+        }
+        caller.write_at(GuestVirtAddr(a.entries), n, &entry)?;
+        if done.is_err() {
+            return Ok(Outcome::Done(n));
+        }
+    }
+    Ok(Outcome::Done(u64::from(a.nr_entries)))
+}
+
+/// `XENPF_get_symbol`: a symbol of the hypervisor by number; the next number comes back. Past the last one the number
+/// stays and the name is empty. A name that is cut tells its whole length.
+///
+/// Errors: `EINVAL` for numbers that never were; `EFAULT`.
+fn get_symbol(caller: &Caller<'_>, args: Args) -> OpResult {
+    let mut a: SymData = read(caller, args)?;
+    let platform = &caller.hv.platform;
+    let (name, address) = match platform.symbol(a.symnum) {
+        Some(found) => found,
+        None if a.symnum == 0 || platform.symbol(a.symnum.saturating_sub(1)).is_some() => (String::new(), 0),
+        None => return Err(Errno::EINVAL),
+    };
+    if !name.is_empty() {
+        a.symnum = a.symnum.saturating_add(1);
+        (a.address, a.kind) = (address, b't');
+    }
+    let room = (a.namelen as usize).min(SYMBOL_NAME_MAX);
+    let text: Vec<u8> = name.bytes().chain(core::iter::once(0)).take(room).collect();
+    caller.memory.write(GuestVirtAddr(a.name), &text)?;
+    a.namelen = u32::try_from(name.len().saturating_add(1)).unwrap_or(u32::MAX);
+    write(caller, args, &a)
+}
+
 /// `XENPF_firmware_info`: what the boot code asked of the BIOS or of EFI.
 ///
 /// Errors: `ESRCH` for a disk or monitor that is not known; `ENODEV`: not booted by EFI; `EINVAL`.
@@ -208,7 +301,6 @@ fn enter_acpi_sleep(caller: &Caller<'_>, args: Args) -> OpResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hypercall::Outcome;
     use crate::testing::TestHost;
     use crate::types::DomainId;
 
@@ -255,6 +347,54 @@ mod tests {
         let times: [u64; 3] = caller.read(GuestVirtAddr(0x3000)).unwrap();
         assert_eq!((times[0], times[2]), (7, 7), "not asked for, not there");
         assert_ne!(times[1], 7);
+    }
+
+    #[test]
+    fn symbols_are_given_one_by_one() {
+        let mut host = TestHost::new(1024, 1);
+        let dom0 = host.add_domain(1);
+        let get = |symnum, namelen| {
+            call(&host, dom0, abi::XENPF_GET_SYMBOL, SymData { symnum, namelen, name: 0x2000, ..Default::default() })
+        };
+        let name = || host.caller(dom0, 0).read::<[u8; 8]>(GuestVirtAddr(0x2000)).unwrap();
+        let first = get(0, 8).unwrap();
+        assert_eq!((first.symnum, first.address, first.kind, first.namelen), (1, 0x1000, b't', 6));
+        assert_eq!(&name()[..6], b"entry\0");
+        // Cut: the caller learns how much room it takes.
+        assert_eq!(get(0, 3).unwrap().namelen, 6);
+        assert_eq!(get(1, 8).unwrap().symnum, 2);
+        assert_eq!(&name()[..5], b"main\0");
+        let end = get(2, 8).unwrap();
+        assert_eq!((end.symnum, end.namelen, name()[0]), (2, 1, 0));
+        assert_eq!(get(3, 8), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn resources_are_system_time_only() {
+        let mut host = TestHost::new(1024, 2);
+        let dom0 = host.add_domain(1);
+        let caller = host.caller(dom0, 0);
+        host.machine.advance(Nanoseconds(77));
+        let ask = |entries: &[ResourceEntry], cpu| {
+            for (n, entry) in entries.iter().enumerate() {
+                caller.write_at(GuestVirtAddr(0x2000), n as u64, entry).unwrap();
+            }
+            let op = ResourceOp { nr_entries: entries.len() as u32, cpu, entries: 0x2000 };
+            caller.write(GuestVirtAddr(AT), &[abi::XENPF_RESOURCE_OP, abi::XENPF_INTERFACE_VERSION]).unwrap();
+            caller.write(GuestVirtAddr(AT + 8), &op).unwrap();
+            let result = platform_op(&caller, Args([AT, 0, 0, 0, 0, 0]));
+            (result, caller.read::<[ResourceEntry; 2]>(GuestVirtAddr(0x2000)).unwrap())
+        };
+        let tsc = ResourceEntry { idx: 0x10, ..Default::default() };
+        let (result, done) = ask(&[tsc, ResourceEntry { idx: 0xc8d, cmd: 1, ..tsc }], 1);
+        assert_eq!((result, done[0].val), (Ok(Outcome::Done(1)), 77));
+        assert_eq!(done[1].cmd as i32, Errno::EACCES.to_return() as i32);
+        assert_eq!(ask(&[tsc, tsc], 0).0, Ok(Outcome::Done(2)));
+        assert_eq!(ask(&[ResourceEntry { cmd: 1, ..tsc }], 0).0, Ok(Outcome::Done(0)), "it cannot be written");
+        assert_eq!(ask(&[ResourceEntry { rsvd: 1, ..tsc }], 0).0, Err(Errno::EINVAL));
+        assert_eq!(ask(&[tsc], 2).0, Err(Errno::ENODEV));
+        assert_eq!(ask(&[tsc; 4], 0).0, Err(Errno::EINVAL));
+        assert_eq!(ask(&[], 0).0, Err(Errno::EINVAL));
     }
 
     #[test]

@@ -12,7 +12,7 @@ fn a_usual_line_is_understood() {
     assert_eq!(o.com1.baud, Some(115_200));
     assert_eq!(o.dom0_mem.size.unwrap().resolve(1 << 32), 640 << 20);
     assert_eq!((o.host_level, o.guest_level), (LevelFilter::Trace, LevelFilter::Debug));
-    assert!(o.noreboot && !o.dom0_pv);
+    assert!(o.noreboot);
 }
 
 #[test]
@@ -89,8 +89,10 @@ fn lists_of_words() {
     assert!(!parse("iommu=no").iommu.enabled && !parse("no-iommu").iommu.enabled);
     let named: Vec<_> = o.cpuid.iter().map(|(n, on)| (n.as_str(), *on)).collect();
     assert_eq!(named, [("rdtscp", false), ("avx2", true), ("smep", false)]);
-    assert!(o.dom0_pv && o.dom0_verbose);
-    assert_eq!(o.problems.len(), 1);
+    assert!(o.dom0_verbose);
+    assert_eq!(o.problems.len(), 2, "pv and strange");
+    let o = parse("dom0=pvh,no-shadow,verbose=1,cpuid-faulting=off iommu=verbose=0,quarantine");
+    assert!(o.problems.is_empty() && o.dom0_verbose && !o.iommu.verbose, "{:?}", o.problems);
 }
 
 #[test]
@@ -107,6 +109,80 @@ fn selftest_may_name_tests() {
     let o = parse("selftest=paging");
     assert_eq!((o.selftest, o.selftest_filter.as_deref()), (true, Some("paging")));
     assert!(!parse("selftest=off").selftest);
+}
+
+#[test]
+fn ends_can_be_chosen() {
+    assert_eq!(parse("reboot=kbd").reboot, Some(RebootMethod::Keyboard));
+    assert_eq!(parse("reboot=w,t").reboot, Some(RebootMethod::TripleFault));
+    assert_eq!(parse("reboot=pci").reboot, Some(RebootMethod::Pci));
+    assert!(parse("reboot=no").noreboot);
+    assert_eq!(parse("reboot=zap").problems.len(), 1);
+    let watch = |line: &str| (parse(line).watchdog, parse(line).watchdog_timeout);
+    assert_eq!(watch(""), (false, 5));
+    assert_eq!(watch("watchdog"), (true, 5));
+    assert_eq!(watch("watchdog=force"), (true, 5));
+    assert_eq!(watch("watchdog_timeout=12"), (true, 12));
+    assert_eq!(watch("watchdog watchdog_timeout=0"), (false, 0));
+    assert_eq!(watch("watchdog=no"), (false, 5));
+    let nmi = |line: &str| parse(line).nmi;
+    assert_eq!((nmi(""), nmi("nmi=ignore"), nmi("nmi=fatal")), (NmiPolicy::Dom0, NmiPolicy::Ignore, NmiPolicy::Fatal));
+    assert_eq!(parse("nmi=later").problems.len(), 1);
+}
+
+#[test]
+fn scheduling_and_time() {
+    assert_eq!(parse("").run_queues, RunQueues::Socket);
+    for (name, want) in
+        [("cpu", RunQueues::Cpu), ("core", RunQueues::Core), ("node", RunQueues::Node), ("all", RunQueues::All)]
+    {
+        assert_eq!(parse(&alloc::format!("credit2_runqueue={name}")).run_queues, want);
+    }
+    assert_eq!(parse("credit2_runqueue=rack").problems.len(), 1);
+    assert_eq!(parse("sched_ratelimit_us=0").ratelimit, Some(0));
+    assert_eq!(parse("clocksource=acpi").clock_source, Some(ClockSource::Acpi));
+    assert_eq!(parse("clocksource=tsc"), parse(""));
+    assert_eq!(parse("clocksource=sundial").problems.len(), 1);
+}
+
+#[test]
+fn the_console_switch() {
+    let switch = |line: &str| (parse(line).switch, parse(line).keep_input);
+    assert_eq!(switch(""), (1, false));
+    assert_eq!(switch("conswitch=b"), (2, false));
+    assert_eq!(switch("conswitch=ax"), (1, true));
+    assert_eq!(switch("conswitch=0"), (0, false));
+    assert_eq!(parse("conswitch=abc").problems.len(), 1);
+}
+
+#[test]
+fn options_without_effect_say_so_and_what_loaders_add_is_quiet() {
+    assert!(parse("placeholder no-real-mode edd=off").problems.is_empty());
+    for (name, why) in WITHOUT_EFFECT.iter().filter(|(_, why)| !why.is_empty()) {
+        let problems = parse(&alloc::format!("{name}=1")).problems;
+        assert!(problems.len() == 1 && problems[0].contains(name) && problems[0].contains(why), "{problems:?}");
+    }
+    assert_eq!(parse("vga=text-80x25,keep tsc=unstable").problems.len(), 2);
+}
+
+/// Every option that is understood stands in the book, and the book names no other.
+#[test]
+fn the_book_has_every_option() {
+    let book = include_str!("../../../book/src/options.md");
+    let named = book.lines().filter_map(|l| l.strip_prefix("| `")?.split_once(['=', '`', '[']));
+    let named: Vec<&str> = named.map(|(name, _)| name).collect();
+    let source = include_str!("../options.rs");
+    let dispatch = &source[source.find("fn take(").unwrap()..source.find("fn take_reboot(").unwrap()];
+    let arms = dispatch.lines().filter_map(|l| l.trim().strip_prefix('"')?.split_once('"'));
+    let understood: Vec<&str> = arms.filter(|(_, rest)| rest.starts_with(" =>")).map(|(name, _)| name).collect();
+    assert!(understood.len() > 25, "{understood:?}");
+    for name in understood.iter().chain(WITHOUT_EFFECT.iter().map(|(name, _)| name)) {
+        assert!(named.contains(name), "book/src/options.md lacks {name}");
+    }
+    for name in named {
+        let known = understood.contains(&name) || WITHOUT_EFFECT.iter().any(|(n, _)| *n == name);
+        assert!(known, "book/src/options.md names {name}, which is not understood");
+    }
 }
 
 proptest! {

@@ -12,7 +12,7 @@ use super::{ArchDomain, ArchVcpu};
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
 use crate::p2m::NestedTable;
-use crate::types::{CpuId, DomainId, VcpuId};
+use crate::types::{DomainId, VcpuId};
 
 /// What the machine is, for `XEN_SYSCTL_physinfo`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,9 +93,6 @@ pub struct NewDomain {
 pub trait ArchFactory: Send + Sync {
     /// What the machine is.
     fn machine(&self) -> MachineInfo;
-
-    /// Where a CPU is.
-    fn topology(&self, cpu: CpuId) -> CpuTopology;
 
     /// CPU features, in the order of words that the ABI has.
     fn featureset(&self, source: PolicySource) -> Vec<u32>;

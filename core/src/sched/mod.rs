@@ -29,6 +29,7 @@
 
 mod cpuset;
 pub mod credit2;
+mod groups;
 #[cfg(test)]
 mod host_tests;
 mod null;
@@ -59,6 +60,7 @@ use crate::vcpu::Vcpu;
 
 pub use cpuset::{CPUS_MAX, CpuSet};
 pub use credit2::Credit2;
+pub use groups::{QUEUE_CPUS_DEFAULT, groups};
 pub use null::Null;
 pub use policy::{Context, Pick, Policy, PolicyKind};
 pub(crate) use shutdown::watchdog_fired;
@@ -107,9 +109,15 @@ impl Scheduler {
     /// A scheduler for the first `cpus` CPUs, all in Pool-0 under this policy.
     #[must_use]
     pub fn new(kind: PolicyKind, cpus: u32) -> Scheduler {
+        Scheduler::with_groups(kind, cpus, &[CpuSet::first(cpus)])
+    }
+
+    /// As [`Scheduler::new`]; a policy with run queues has one for each of these groups of CPUs ([`groups`]).
+    #[must_use]
+    pub fn with_groups(kind: PolicyKind, cpus: u32, groups: &[CpuSet]) -> Scheduler {
         let all = CpuSet::first(cpus);
         let policy: Box<dyn Policy> = match kind {
-            PolicyKind::Credit2 => Box::new(Credit2::new(&groups(cpus))),
+            PolicyKind::Credit2 => Box::new(Credit2::new(groups)),
             PolicyKind::Null => Box::new(Null::new(all)),
         };
         let flags: Vec<CpuFlags> = (0..cpus).map(|_| CpuFlags::default()).collect();
@@ -496,17 +504,6 @@ impl Scheduler {
         }
         Ok(())
     }
-}
-
-/// Most CPUs that share a run queue (as Xen's `credit2_max_cpus_runqueue`): few enough for one lock.
-const QUEUE_CPUS: u32 = 16;
-
-/// The CPUs in groups of equal size, give or take one, that may share a run queue. Neighbours in number tend to be
-/// neighbours in the machine.
-fn groups(cpus: u32) -> Vec<CpuSet> {
-    let count = cpus.div_ceil(QUEUE_CPUS).max(1);
-    let start = |n: u32| n.saturating_mul(cpus).checked_div(count).unwrap_or(0);
-    (0..count).map(|n| (start(n)..start(n.saturating_add(1))).map(CpuId).collect()).collect()
 }
 
 /// [`Scheduler::ratelimit_us`] when nobody set another (as Xen's `sched_ratelimit_us`).

@@ -52,6 +52,7 @@ impl Platform for Threads {
     fn kick(&self, _: CpuId) {}
     fn arm_timer(&self, _: Option<Nanoseconds>) {}
     fn flush_guest_tlb(&self, _: u64) {}
+    fn report_stuck(&self, _: CpuId) {}
     fn console_write(&self, _: &[u8]) {}
     fn power(&self, _: PowerAction) -> ! {
         panic!("stopped")

@@ -69,6 +69,7 @@ impl TestHost {
             timers: Timers::new(cpus),
             console: Console::default(),
             control: crate::control::Control::default(),
+            watchdog: crate::watchdog::Watchdog::default(),
         };
         TestHost { machine, hv: Arc::new(hv), domains: Vec::new() }
     }

@@ -10,10 +10,11 @@ pub use host::{DOMAIN_FRAMES, IdentityMemory, TestArchDomain, TestArchVcpu, Test
 pub use table::TestTable;
 
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::platform::{ClockParameters, PhysMemory, Platform, PowerAction};
+use crate::platform::{ClockParameters, CpuTopology, PhysMemory, Platform, PowerAction};
 use crate::sync::{Lock, Rank};
 use crate::types::{CpuId, MachineAddr, Mfn, Nanoseconds, PAGE_SIZE};
 
@@ -203,6 +204,17 @@ impl Platform for alloc::sync::Arc<TestMachine> {
         if let Some(f) = self.on_flush.get() {
             f();
         }
+    }
+    fn cpu_topology(&self, cpu: CpuId) -> CpuTopology {
+        // Two threads to a core.
+        CpuTopology { core: cpu.0 / 2, ..CpuTopology::default() }
+    }
+    fn symbol(&self, index: u32) -> Option<(String, u64)> {
+        [("entry", 0x1000), ("main", 0x1020)].get(index as usize).map(|(name, at)| (String::from(*name), *at))
+    }
+    #[allow(clippy::panic, reason = "a test machine has no other way to stop")]
+    fn report_stuck(&self, cpu: CpuId) {
+        panic!("{cpu} is stuck")
     }
     fn console_write(&self, bytes: &[u8]) {
         self.output.lock().extend_from_slice(bytes);

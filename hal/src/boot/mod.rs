@@ -20,8 +20,8 @@ use crate::cpu::{self, Features, PerCpu};
 use crate::layout::{self, DIRECT_MAP_SIZE};
 use crate::memory::{self, DirectMap, direct_map_pointer};
 use crate::{
-    acpi, apic, console, frames, heap, interrupts, ioapic, lock_order, machine_check, paging, pic, power, report, rtc,
-    smp, time, traps,
+    acpi, apic, console, frames, heap, interrupts, ioapic, lock_order, machine_check, nmi, paging, pic, power, report,
+    rtc, smp, time, traps,
 };
 
 global_asm!(include_str!("entry.S"), options(att_syntax, raw));
@@ -110,9 +110,12 @@ impl Handover {
         let read = |at: MachineAddr, to: &mut [u8]| early.read(at, to);
         let info = boot_info::parse(&read, self.magic, self.info).and_then(|info| add_efi_map(info, &early));
         let info = info.unwrap_or_else(|e| report::stop(format_args!("{e}")));
-        let options = options::parse(&info.command_line);
+        let mut options = options::parse(&info.command_line);
+        options.problems.extend(cpu::hidden::hide(&options.cpuid));
         console::init(&console_settings(&options));
         report::set_no_reboot(options.noreboot);
+        options.reboot.into_iter().for_each(power::set_reboot_method);
+        nmi::set_policy(options.nmi);
         if options.selftest || options.debug_exit {
             crate::selftest::activate();
         }
@@ -189,7 +192,7 @@ impl Early {
         ioapic::init(madt.map_or(&[], |m| &m.io_apics));
         let mode = if apic::is_x2apic() { "x2APIC" } else { "xAPIC" };
         log::info!("Interrupts: local APICs in {mode} mode, I/O APICs take {} interrupts", ioapic::gsi_count());
-        let source = time::init(acpi.as_ref());
+        let source = time::init(acpi.as_ref(), options.clock_source);
         apic::calibrate_timer();
         show_time(features, source);
         if let Some(acpi) = &acpi {
@@ -335,6 +338,6 @@ impl Booted {
             return cpu::count();
         };
         // SAFETY: the page is RAM below 640 KiB, and the first MiB is reserved: nobody else gets it.
-        unsafe { smp::start(madt, page, self.options.maxcpus, main) }
+        unsafe { smp::start(madt, page, self.options.maxcpus, self.options.smt, main) }
     }
 }

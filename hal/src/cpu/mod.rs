@@ -7,6 +7,7 @@
 // Unsafe: loads descriptor tables and segment bases.
 #![allow(unsafe_code)]
 
+pub(crate) mod hidden;
 pub mod registers;
 
 use alloc::boxed::Box;
@@ -49,6 +50,8 @@ pub struct PerCpu {
     own_address: u64,
     id: CpuId,
     apic_id: u32,
+    /// The firmware's number of it (its ACPI processor UID).
+    acpi_id: AtomicU32,
     stack: Range<u64>,
     online: AtomicBool,
     /// TSC ticks spent halted, and how often.
@@ -90,6 +93,7 @@ impl PerCpu {
             own_address: 0,
             id,
             apic_id,
+            acpi_id: AtomicU32::new(id.0),
             stack,
             online: AtomicBool::new(false),
             idle_ticks: AtomicU64::new(0),
@@ -111,6 +115,17 @@ impl PerCpu {
     #[must_use]
     pub fn apic_id(&self) -> u32 {
         self.apic_id
+    }
+
+    /// The firmware's number of it, which its own code uses.
+    #[must_use]
+    pub fn acpi_id(&self) -> u32 {
+        self.acpi_id.load(Ordering::Relaxed)
+    }
+
+    /// Notes the firmware's number of it.
+    pub(crate) fn set_acpi_id(&self, id: u32) {
+        self.acpi_id.store(id, Ordering::Relaxed);
     }
 
     /// Its stack, without the guard page below it.

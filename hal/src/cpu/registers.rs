@@ -81,7 +81,7 @@ pub struct CpuidResult {
     pub edx: u32,
 }
 
-/// Executes CPUID. A leaf beyond the highest of its range gives zeros (the instruction would repeat some other leaf).
+/// Executes CPUID, and leaves out what the command line hides (`cpuid=`). A leaf beyond the highest of its range gives zeros (the instruction would repeat some other leaf).
 #[must_use]
 pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     let highest = core::arch::x86_64::__cpuid(leaf & 0xffff_0000).eax;
@@ -89,7 +89,8 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
         return CpuidResult::default();
     }
     let r = core::arch::x86_64::__cpuid_count(leaf, subleaf);
-    CpuidResult { eax: r.eax, ebx: r.ebx, ecx: r.ecx, edx: r.edx }
+    let [eax, ebx, ecx, edx] = super::hidden::without(leaf, subleaf, [r.eax, r.ebx, r.ecx, r.edx]);
+    CpuidResult { eax, ebx, ecx, edx }
 }
 
 /// Reads the time stamp counter, not before earlier instructions have completed.

@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use radon_core::options::NmiPolicy;
 use radon_core::platform::PhysMemory as _;
 use radon_core::types::{MachineAddr, Nanoseconds};
 use radon_x86::dom0::unpack::crc32;
@@ -14,7 +15,7 @@ use radon_x86::dom0::unpack::crc32;
 use super::Test;
 use crate::cpu::registers::{self, cr0, cr4, msr, probe_read_u64, rdmsr_safe, wrmsr_safe};
 use crate::svm::{Features, Unavailable};
-use crate::{apic, cpu, frames, idle, interrupts, layout, memory, paging, symbols, time};
+use crate::{apic, cpu, frames, idle, interrupts, layout, memory, nmi, paging, symbols, time};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "registers::a_missing_msr_is_an_error", run: missing_msr },
@@ -31,6 +32,8 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "time::runs_forward_at_the_right_speed", run: time_runs },
     Test { name: "apic::timer_fires_when_due", run: timer },
     Test { name: "apic::kick_wakes_every_cpu", run: kick },
+    Test { name: "nmi::an_unclaimed_one_is_counted_and_relayed", run: nmi_unclaimed },
+    Test { name: "apic::an_idle_cpu_takes_no_periodic_tick", run: no_tick },
     Test { name: "svm::what_firmware_disabled_is_said_with_a_remedy", run: svm_disabled },
     Test { name: "symbols::find_this_function", run: symbol },
     Test { name: "checksum::agrees_with_tables", run: checksum },
@@ -256,6 +259,42 @@ fn kick() -> Result<(), String> {
         }
         check!(SEEN.load(Ordering::SeqCst) >> (cpu.id().0 & 63) & 1 != 0, "another CPU than {} answered", cpu.id());
     }
+    Ok(())
+}
+
+static RELAYED: AtomicU32 = AtomicU32::new(0);
+
+fn nmi_unclaimed() -> Result<(), String> {
+    interrupts::register(interrupts::NMI_RELAY, |_| {
+        RELAYED.fetch_add(1, Ordering::SeqCst);
+        apic::eoi();
+    });
+    for (policy, relayed) in [(NmiPolicy::Ignore, 0), (NmiPolicy::Dom0, 1)] {
+        nmi::set_policy(policy);
+        let before = (nmi::unclaimed(), RELAYED.load(Ordering::SeqCst));
+        apic::send_nmi(apic::id());
+        let start = time::now();
+        while nmi::unclaimed() == before.0 {
+            check!(time::now().saturating_sub(start).0 < 1_000_000_000, "the NMI does not come");
+        }
+        interrupts::poll();
+        check!(nmi::unclaimed() == before.0 + 1);
+        check!(RELAYED.load(Ordering::SeqCst) == before.1 + relayed, "{policy:?}");
+    }
+    Ok(())
+}
+
+/// Counts what ends an idle CPU's halts in a time in which a tick of 100 Hz would come thirty times.
+fn no_tick() -> Result<(), String> {
+    let until = Nanoseconds(time::now().0 + 300_000_000);
+    apic::arm_timer(Some(until));
+    let mut wakes = 0;
+    while time::now() < until && wakes < 1000 {
+        idle::halt_until_interrupt(|| false);
+        wakes += 1;
+    }
+    // One is the timer's own; an emulator may wake a CPU once or twice for nothing.
+    check!(wakes <= 5, "an idle CPU was woken {wakes} times in 300 ms");
     Ok(())
 }
 

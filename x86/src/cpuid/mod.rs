@@ -8,6 +8,7 @@
 //! are missing. Leaves and bits that nobody has decided on read as zero. Takes no locks: policies do not change while
 //! their domain runs.
 
+pub mod hidden;
 pub mod table;
 pub mod xen_leaves;
 

@@ -79,9 +79,8 @@ pub(super) fn cpu_topo_info(caller: &Caller<'_>, args: Args) -> OpResult {
     let mut r: CpuTopoInfo = read(caller, args)?;
     let cpus = caller.hv.platform.cpu_count();
     if r.cputopo != 0 {
-        let factory = caller.hv.control.factory()?;
         for n in 0..r.num_cpus.min(cpus) {
-            let t = factory.topology(CpuId(n));
+            let t = caller.hv.platform.cpu_topology(CpuId(n));
             let topo = CpuTopo { core: t.core, socket: t.socket, node: t.node };
             caller.write_at(GuestVirtAddr(r.cputopo), u64::from(n), &topo)?;
         }
