@@ -23,7 +23,7 @@ use radon_x86::boot_info::{MemoryKind, Module};
 use radon_x86::cpuid::{CpuidPolicy, Kind as PolicyKind, XenLeaves, apic_id};
 use radon_x86::devices::ioapic::IoApicConfig;
 use radon_x86::devices::lapic::{Lapic, LapicConfig};
-use radon_x86::dom0::image::{Image, Kernel};
+use radon_x86::dom0::image::{self, Image, Kernel};
 use radon_x86::dom0::start_info::{self, EntryState};
 use radon_x86::dom0::{acpi, memory};
 use radon_x86::domain::X86Domain;
@@ -150,6 +150,16 @@ pub(crate) fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain
     let Parts { machine, kernel, free, own_ports, own_gsi } = parts;
     let memory = sys.hv.platform.memory();
     let vcpus = vcpu_count(machine, sys.hv.platform.cpu_count());
+
+    if let Some(initrd) = machine.info.modules.get(1) {
+        let looks_good = module_bytes(initrd)?.with(image::is_initial_file_system);
+        if !looks_good {
+            log::warn!(
+                "the second module does not look like an initial file system (a cpio archive, or something packed that \
+                 Linux can unpack): dom0 will probably not find its root; give the distribution's initrd.img"
+            );
+        }
+    }
 
     // The plan.
     let modules: Vec<Range<u64>> = machine.info.modules.iter().map(|m| m.start.0..m.start.0 + m.length).collect();

@@ -119,7 +119,7 @@ const GUEST_SCRIPTS: &[(&str, &str)] = &[
 
 /// Removes what was stored for one machine, as far as it is there.
 pub(crate) fn remove(name: &str) {
-    for kind in ["cpio", "kernel", "iso", "ovmf"] {
+    for kind in ["cpio", "kernel", "iso", "ovmf", "rsdp", "tables", "loader"] {
         let _ = fs::remove_file(host::output().join(format!("{name}.{kind}")));
     }
 }

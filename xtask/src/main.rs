@@ -1,5 +1,6 @@
 //! The one developer tool: `cargo xtask build`, `run`, `test`, `bench` and what they need.
 
+mod acpi;
 mod bench;
 mod bochs;
 mod build;

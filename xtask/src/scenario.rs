@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::clocks::Clocks;
 use crate::devices::{self, Card, Controller, Disk};
@@ -16,7 +16,7 @@ use crate::machine::{Loader, Machine, Payload, Threads};
 use crate::packages::Debian;
 use crate::rootfs;
 use crate::serial::{Event, Session};
-use crate::{bochs, build, host};
+use crate::{acpi, bochs, build, host};
 
 /// Nothing that works prints these, whichever hypervisor and kernel.
 const FORBIDDEN: &[&str] = &[
@@ -64,9 +64,27 @@ pub(crate) enum Kernel {
     Absent,
     /// Only the first so many bytes of Debian's.
     Truncated(usize),
+    /// Debian's with a bit in the midst of its packed payload turned over.
+    BitFlipped,
+    /// Debian's with these bytes where the packed payload begins.
+    PayloadMagic(&'static [u8]),
     /// These bytes.
     Bytes(&'static [u8]),
 }
+
+/// The file given as dom0's initial file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Initrd {
+    /// A good one.
+    Good,
+    /// Only the first so many bytes of it.
+    Truncated(usize),
+    /// These bytes.
+    Bytes(&'static [u8]),
+}
+
+/// The exit status of an emulator that a hypervisor left because it failed (see `debug_exit`).
+const STATUS_FAILED: i32 = 35;
 
 /// A system test.
 #[derive(Clone, Debug)]
@@ -76,6 +94,12 @@ pub(crate) struct Scenario {
     machine: Machine,
     flavour: Flavour,
     kernel: Kernel,
+    initrd: Initrd,
+    tables: Option<acpi::Defect>,
+    /// Whether the hypervisor is to leave the emulator with [`STATUS_FAILED`].
+    fails: bool,
+    /// Whether the machine is to stay as it is after the last step, halted.
+    stays: bool,
     script: Option<&'static str>,
     /// The script uses the program `probe`.
     probe: bool,
@@ -114,6 +138,10 @@ impl Scenario {
             machine: Machine::new(name),
             flavour: Flavour::Mini,
             kernel: Kernel::Debian,
+            initrd: Initrd::Good,
+            tables: None,
+            fails: false,
+            stays: false,
             script: None,
             probe: false,
             clock_bound: None,
@@ -181,9 +209,35 @@ impl Scenario {
         self
     }
 
-    /// Options for the hypervisor.
+    /// Further options for the hypervisor.
     pub(crate) fn append(mut self, options: &str) -> Scenario {
-        self.machine.append = options.to_owned();
+        if !self.machine.append.is_empty() {
+            self.machine.append.push(' ');
+        }
+        self.machine.append.push_str(options);
+        self
+    }
+
+    /// The hypervisor says that it, or dom0, failed: by the emulator's exit status.
+    pub(crate) fn fails(mut self) -> Scenario {
+        self.fails = true;
+        self.debug_exit().append("debug_exit")
+    }
+
+    /// The machine stays as it is after the last step, instead of ending.
+    pub(crate) fn stays(mut self) -> Scenario {
+        self.stays = true;
+        self
+    }
+
+    pub(crate) fn initrd(mut self, initrd: Initrd) -> Scenario {
+        self.initrd = initrd;
+        self
+    }
+
+    /// A machine with few ACPI tables, one of which is broken.
+    pub(crate) fn broken_table(mut self, name: &'static str, flaw: acpi::Flaw) -> Scenario {
+        self.tables = Some((name, flaw));
         self
     }
 
@@ -284,7 +338,32 @@ impl Scenario {
                 let whole = std::fs::read(debian.kernel())?;
                 kernel = Some(initrd::store(&format!("{}.kernel", self.name), whole.get(..*size).unwrap_or(&whole))?);
             }
+            Kernel::BitFlipped => {
+                let mut whole = std::fs::read(debian.kernel())?;
+                let payload = payload(&whole)?;
+                whole[payload.start + payload.len() / 2] ^= 0x10;
+                module = Some(initrd::build(debian, self.flavour)?);
+                kernel = Some(initrd::store(&format!("{}.kernel", self.name), &whole)?);
+            }
+            Kernel::PayloadMagic(magic) => {
+                let mut whole = std::fs::read(debian.kernel())?;
+                let payload = payload(&whole)?;
+                whole[payload.start..payload.start + magic.len()].copy_from_slice(magic);
+                kernel = Some(initrd::store(&format!("{}.kernel", self.name), &whole)?);
+            }
             Kernel::Bytes(bytes) => kernel = Some(initrd::store(&format!("{}.kernel", self.name), bytes)?),
+        }
+        match (self.initrd, &module) {
+            (Initrd::Truncated(size), Some(good)) => {
+                let whole = std::fs::read(good)?;
+                let file = format!("{}.cpio", self.name);
+                module = Some(initrd::store(&file, whole.get(..size).unwrap_or(&whole))?);
+            }
+            (Initrd::Bytes(bytes), _) => module = Some(initrd::store(&format!("{}.cpio", self.name), bytes)?),
+            _ => {}
+        }
+        if let Some(defect) = self.tables {
+            machine.extra.extend(acpi::arguments(self.name, defect)?);
         }
         if let (Some(text), Some(base)) = (self.script, &module) {
             let probe = if self.probe { Some(build::probe()?) } else { None };
@@ -311,6 +390,11 @@ impl Scenario {
         let mut lines = Vec::new();
         let mut clocks = Clocks::default();
         let mut failure = loop {
+            if self.stays && matcher.done() {
+                // Longer than any delay before a restart.
+                let ended = drain(&mut session, &mut lines, Duration::from_secs(8))?;
+                break ended.then(|| "the machine ended instead of staying".to_owned());
+            }
             while let Some(text) = matcher.take_input() {
                 session.send(&text)?;
             }
@@ -328,6 +412,9 @@ impl Scenario {
                 }
                 Event::Partial(text) => matcher.partial(&text),
                 Event::Limit(limit) => break Some(format!("{limit}; {}", matcher.state())),
+                Event::Ended(status) if self.fails && matcher.done() && status.code() != Some(STATUS_FAILED) => {
+                    break Some(format!("QEMU ended ({status}) without saying that the machine failed"));
+                }
                 Event::Ended(_) if matcher.done() => break None,
                 Event::Ended(status) => break Some(format!("QEMU ended ({status}); {}", matcher.state())),
             }
@@ -342,7 +429,7 @@ impl Scenario {
         }
         if let Some(text) = &failure {
             // A report of several lines is worth having in the log as a whole.
-            drain(&mut session, &mut lines)?;
+            drain(&mut session, &mut lines, Duration::from_secs(2))?;
             session.note(text)?;
         } else {
             // What was made for this machine only; a failure can be repeated with the command in the log.
@@ -355,15 +442,26 @@ impl Scenario {
     }
 }
 
-/// Reads on for a short while.
-fn drain(session: &mut Session, lines: &mut Vec<String>) -> Result<()> {
-    let until = std::time::Instant::now() + Duration::from_secs(2);
+/// Where a bzImage's packed payload is (Linux's boot protocol 2.08).
+fn payload(image: &[u8]) -> Result<std::ops::Range<usize>> {
+    let word = |at: usize| image.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    let setup = image.get(0x1f1).context("the kernel is no bzImage")?;
+    let start = (usize::from(*setup) + 1) * 512 + word(0x248).context("the kernel is no bzImage")? as usize;
+    let length = word(0x24c).context("the kernel is no bzImage")? as usize;
+    ensure!(length > 4 && start + length <= image.len(), "the kernel's payload lies outside of its file");
+    Ok(start..start + length)
+}
+
+/// Reads on for a while; returns whether the machine ended.
+fn drain(session: &mut Session, lines: &mut Vec<String>, time: Duration) -> Result<bool> {
+    let until = std::time::Instant::now() + time;
     session.stop_at(until);
     loop {
         match session.next()? {
             Event::Line(line) => lines.push(line),
             Event::Partial(_) => {}
-            Event::Limit(_) | Event::Ended(_) => return Ok(()),
+            Event::Limit(_) => return Ok(false),
+            Event::Ended(_) => return Ok(true),
         }
     }
 }

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use crate::acpi::Flaw;
 use crate::devices::{Card, Controller};
 use crate::initrd::Flavour;
 use crate::machine::{Loader, Threads};
-use crate::scenario::{Kernel, Scenario};
+use crate::scenario::{Initrd, Kernel, Scenario};
 
 /// dom0's user space is up.
 const UP: &str = "RADON-TEST: dom0 userspace up";
+
+/// dom0's kernel gives up, and Radon says what came of it.
+const DOM0_CRASHED: &[&str] = &["Kernel panic - not syncing", "Hardware domain crashed"];
 
 /// All system tests, quick and basic ones first.
 pub(crate) fn all() -> Vec<Scenario> {
@@ -71,6 +75,16 @@ pub(crate) fn all() -> Vec<Scenario> {
             .allow("Call Trace:")
             .allow("BUG:")
             .allow("Oops:"),
+        Scenario::new("dom0-crash-noreboot")
+            .radon_only()
+            .append("noreboot")
+            .last_script("echo c > /proc/sysrq-trigger; sleep 60")
+            .expect(DOM0_CRASHED)
+            .expect(&["halted. Reset the machine by hand."])
+            .stays()
+            .allow("Call Trace:")
+            .allow("BUG:")
+            .allow("Oops:"),
     ];
     let toolstack = [
         Scenario::new("xl-list")
@@ -99,6 +113,35 @@ pub(crate) fn all() -> Vec<Scenario> {
         refuses("kernel-is-empty", "neither a bzImage nor an ELF file").kernel(Kernel::Bytes(b"\0")),
         refuses("kernel-cut-in-header", "the file ends too early").kernel(Kernel::Truncated(600)),
         refuses("kernel-cut-in-payload", "the file ends too early").kernel(Kernel::Truncated(3 << 20)),
+        refuses("kernel-damaged", "the compressed data is damaged").kernel(Kernel::BitFlipped),
+        refuses("kernel-packed-with-bzip2", "packed with bzip2; use a kernel packed with gzip")
+            .kernel(Kernel::PayloadMagic(b"BZh91AY")),
+        refuses("kernel-packed-with-lzma", "packed with lzma; use").kernel(Kernel::PayloadMagic(b"\x5d\0\0\0\x04")),
+        refuses("kernel-packed-with-lzo", "packed with lzo; use").kernel(Kernel::PayloadMagic(b"\x89LZO\0")),
+        refuses("kernel-packed-unknown", "packed in an unknown way").kernel(Kernel::PayloadMagic(b"ROT13")),
+        refuses("initrd-is-text", "the second module does not look like an initial file system")
+            .initrd(Initrd::Bytes(b"This is no initial file system.\n"))
+            .expect(DOM0_CRASHED)
+            .allow("Call Trace:")
+            .limit(120),
+        refuses("initrd-truncated", "Unpacking initramfs")
+            .initrd(Initrd::Truncated(900_000))
+            .expect(&["Initramfs unpacking failed"])
+            .expect(DOM0_CRASHED)
+            .allow("Call Trace:")
+            .limit(120),
+        refuses("acpi-madt-checksum", "ACPI table APIC at")
+            .expect(&["wrong checksum"])
+            .broken_table("APIC", Flaw::Checksum),
+        refuses("acpi-madt-length", "impossible length (20 bytes)").broken_table("APIC", Flaw::Length),
+        refuses("acpi-fadt-checksum", "ACPI table FACP at").broken_table("FACP", Flaw::Checksum),
+        refuses("acpi-root-checksum", "ACPI table RSDT at").broken_table("RSDT", Flaw::Checksum),
+        // What dom0 can do without is left out, and said.
+        refuses("acpi-hpet-checksum", "ACPI table HPET at")
+            .broken_table("HPET", Flaw::Checksum)
+            .kernel(Kernel::Bytes(b"The machine came as far as this."))
+            .expect(&["neither a bzImage nor an ELF file"]),
+        refuses("iommu-forced", "'iommu=force'").append("iommu=force"),
         refuses("dom0-mem-exceeds-ram", "dom0_mem asks for 65536 MiB").append("dom0_mem=64G"),
         refuses("dom0-mem-too-small", "dom0 would get 8 MiB").append("dom0_mem=8M"),
         refuses("machine-below-dom0-mem", "MiB on this machine; give a smaller dom0_mem").memory(96),
@@ -157,7 +200,8 @@ pub(crate) fn soak_boot(name: &'static str, cpus: u32) -> Scenario {
     dom0(name).cpus(cpus, Threads::Multi).limit(300)
 }
 
-/// A machine on which Radon says why it cannot start dom0 and resets the machine, instead of hanging or crashing.
+/// A machine on which Radon says why it cannot start dom0, or that dom0 crashed, and leaves the emulator with a status
+/// that says so, too.
 fn refuses(name: &'static str, why: &str) -> Scenario {
-    Scenario::new(name).radon_only().expect(&[why]).limit(60)
+    Scenario::new(name).radon_only().fails().expect(&[why]).limit(60)
 }

@@ -92,7 +92,7 @@ fn stop_machine(hv: &Hypervisor, reason: ShutdownReason) -> ! {
         ShutdownReason::PowerOff => ("halted: switching the machine off", PowerAction::PowerOff),
         ShutdownReason::Reboot => ("wants to reboot: restarting the machine", PowerAction::Reboot),
         ShutdownReason::Watchdog => ("let its watchdog run out: restarting the machine", PowerAction::Reboot),
-        ShutdownReason::Crash => ("crashed", PowerAction::Crash),
+        ShutdownReason::Crash => ("crashed: what it printed before says why", PowerAction::Crash),
         ShutdownReason::Suspend | ShutdownReason::SoftReset => {
             ("shut down in a way that only guests can: restarting the machine", PowerAction::Reboot)
         }

@@ -164,14 +164,19 @@ impl Early {
         // SAFETY: the page tables of the start are in use; it is used to read only.
         let early = unsafe { DirectMap::early() };
         let acpi = match acpi::read(&info, &early) {
-            Ok(acpi) => Some(acpi),
-            Err(e) => {
-                log::error!("{e}");
+            Ok(acpi) => {
+                acpi::show(&acpi);
+                Some(acpi)
+            }
+            // The tests in ring 0 do without.
+            Err(e) if options.selftest => {
+                log::warn!("{e}");
                 None
             }
+            Err(e) => report::stop(format_args!("{e}; neither Radon nor dom0 can run without these tables")),
         };
-        if let Some(acpi) = &acpi {
-            acpi::show(acpi);
+        if let Some(problem) = acpi.as_ref().and_then(Acpi::missing_part).filter(|_| !options.selftest) {
+            report::stop(format_args!("{problem}; neither Radon nor dom0 can run without this table"));
         }
         let start_page = find_start_page(&info);
         let reserved = set_up_memory(&info, acpi.as_ref(), features);

@@ -126,6 +126,14 @@ pub struct Acpi {
 }
 
 impl Acpi {
+    /// What is wrong with a table that no system can do without: those of interrupt controllers and of power management.
+    #[must_use]
+    pub fn missing_part(&self) -> Option<&AcpiError> {
+        let lacks = [(b"APIC", self.madt.is_none()), (b"FACP", self.fadt.is_none())];
+        // A broken table is told before the lack of it.
+        lacks.iter().find(|(_, lacks)| *lacks).and_then(|(name, _)| self.problems.iter().find(|p| p.table.0 == **name))
+    }
+
     /// The first table of a name.
     #[must_use]
     pub fn find(&self, signature: &[u8; 4]) -> Option<&TableLocation> {

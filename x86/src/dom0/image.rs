@@ -157,6 +157,14 @@ impl fmt::Display for ImageError {
 
 impl core::error::Error for ImageError {}
 
+/// Whether a module begins as an initial file system for Linux does: a cpio archive, or packed data of the kinds that
+/// Linux can unpack. What is inside is Linux's business; this finds swapped and mangled modules.
+#[must_use]
+pub fn is_initial_file_system(module: &[u8]) -> bool {
+    let archive = module.starts_with(b"070701") || module.starts_with(b"070702");
+    archive || Compression::detect(module).is_some_and(|c| c != Compression::None)
+}
+
 /// A module that looks like a kernel: its ELF file, perhaps packed.
 #[derive(Clone, Copy, Debug)]
 pub struct Image<'a> {

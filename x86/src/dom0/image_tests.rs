@@ -270,3 +270,13 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn initial_file_systems_are_told_by_their_first_bytes() {
+    for good in [&b"070701000"[..], b"070702", &[0x1f, 0x8b, 8], &[0x28, 0xb5, 0x2f, 0xfd], b"BZh9", b"\xfd7zXZ\0"] {
+        assert!(is_initial_file_system(good), "{good:?}");
+    }
+    for bad in [&b""[..], b"07070", b"MZ", b"\x7fELF", b"text", &[0; 600]] {
+        assert!(!is_initial_file_system(bad), "{bad:?}");
+    }
+}
