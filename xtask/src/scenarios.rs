@@ -124,18 +124,21 @@ pub(crate) fn all() -> Vec<Scenario> {
             .expect(DOM0_CRASHED)
             .allow("Call Trace:")
             .limit(120),
-        refuses("initrd-truncated", "Unpacking initramfs")
+        refuses("initrd-truncated", "Kernel panic - not syncing")
             .initrd(Initrd::Truncated(900_000))
-            .expect(&["Initramfs unpacking failed"])
-            .expect(DOM0_CRASHED)
+            .expect(&["Hardware domain crashed"])
             .allow("Call Trace:")
             .limit(120),
-        refuses("acpi-madt-checksum", "ACPI table APIC at")
-            .expect(&["wrong checksum"])
+        refuses("acpi-madt-checksum", "has a wrong checksum")
+            .expect(&["Radon stopped: ACPI table APIC at"])
             .broken_table("APIC", Flaw::Checksum),
-        refuses("acpi-madt-length", "impossible length (20 bytes)").broken_table("APIC", Flaw::Length),
-        refuses("acpi-fadt-checksum", "ACPI table FACP at").broken_table("FACP", Flaw::Checksum),
-        refuses("acpi-root-checksum", "ACPI table RSDT at").broken_table("RSDT", Flaw::Checksum),
+        refuses("acpi-madt-length", "impossible length (20 bytes)")
+            .expect(&["Radon stopped: ACPI table APIC at"])
+            .broken_table("APIC", Flaw::Length),
+        refuses("acpi-fadt-checksum", "has a wrong checksum")
+            .expect(&["Radon stopped: ACPI table FACP at"])
+            .broken_table("FACP", Flaw::Checksum),
+        refuses("acpi-root-checksum", "Radon stopped: ACPI table RSDT at").broken_table("RSDT", Flaw::Checksum),
         // What dom0 can do without is left out, and said.
         refuses("acpi-hpet-checksum", "ACPI table HPET at")
             .broken_table("HPET", Flaw::Checksum)
