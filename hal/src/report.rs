@@ -132,6 +132,21 @@ fn begin(reason: fmt::Arguments<'_>) {
     line!("Radon {}, build id {}, on CPU{}", env!("CARGO_PKG_VERSION"), BuildId, this_cpu_number());
 }
 
+/// A person wants the report that a defect would give, or tests do.
+#[inline(never)]
+pub fn crash_on_purpose() {
+    // SAFETY: raises an exception, whose handler reports and does not return.
+    unsafe { core::arch::asm!("ud2") };
+}
+
+/// Hangs this CPU, for tests of the watchdog.
+#[inline(never)]
+pub fn hang_on_purpose() -> ! {
+    loop {
+        registers::relax();
+    }
+}
+
 /// dom0 has crashed, and said why itself: stops the machine.
 pub fn after_crash() -> ! {
     registers::interrupts_off();

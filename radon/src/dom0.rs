@@ -32,7 +32,7 @@ use radon_x86::machine::DirectAccess;
 use radon_x86::msr::{MemoryTypes, MsrPolicy, MsrState};
 use radon_x86::npt::Npt;
 use radon_x86::pci::Ecam;
-use radon_x86::ports::direct_ranges;
+use radon_x86::ports::{SleepPorts, direct_ranges};
 use radon_x86::run::System;
 use radon_x86::vcpu::{VcpuState, X86Vcpu};
 use radon_x86::virt::{SegmentName, gpr};
@@ -273,7 +273,9 @@ fn make_domain(
     let targets = Targets::new(sys.machine, sys.router.clone(), DOM0, hv.platform.cpu_count());
     // The HPET is in no table that dom0 sees, but in the DSDT, whose code looks for it at its address.
     let hpet = machine.acpi.as_ref().and_then(|a| a.hpet).map(|h| GuestPhysAddr(h.address.0 & !(PAGE_SIZE - 1)));
-    let hardware = HardwareDevices::new(targets, &io_apics, ecam, own_ports.clone(), own_gsi).without(hpet);
+    let hardware = HardwareDevices::new(targets, &io_apics, ecam, own_ports.clone(), own_gsi)
+        .without(hpet)
+        .with_sleep_ports(sleep_ports(machine));
     let host = radon_hal::host::BareMetal::default();
     let leaves = XenLeaves {
         version: XEN_VERSION,
@@ -307,7 +309,8 @@ fn make_domain(
     map_firmware(sys, machine, &domain)?;
 
     let memory_types = MemoryTypes::of_machine(|number| sys.machine.read_msr(number));
-    let direct = DirectAccess { ports: direct_ranges(&own_ports) };
+    let watched: Vec<_> = own_ports.iter().copied().chain(sleep_ports(machine).ranges()).collect();
+    let direct = DirectAccess { ports: direct_ranges(&watched) };
     let config = LapicConfig { x2apic: true, tsc_deadline: cpuid.has(radon_abi::cpufeatureset::Feature::TSC_DEADLINE) };
     let all: Vec<Arc<Vcpu>> = (0..vcpus)
         .map(|n| {
@@ -361,6 +364,18 @@ fn map_firmware(sys: &System, machine: &Booted, domain: &Domain) -> Result<(), B
         }
     }
     Ok(())
+}
+
+/// Where dom0 switches the machine off.
+fn sleep_ports(machine: &Booted) -> SleepPorts {
+    let Some((acpi, fadt)) = machine.acpi.as_ref().and_then(|a| Some((a, a.fadt.as_ref()?))) else {
+        return SleepPorts::default();
+    };
+    SleepPorts {
+        control_a: fadt.pm1a_control.and_then(|r| r.port()),
+        control_b: fadt.pm1b_control.and_then(|r| r.port()),
+        off: acpi.s5.map(|s| (s.a, s.b)),
+    }
 }
 
 fn io_apics(machine: &Booted) -> Vec<IoApicConfig> {

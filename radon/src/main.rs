@@ -82,6 +82,10 @@ fn main(handover: Handover) -> ! {
         log::info!("Time: TSC at {} kHz, corrected by {correction} ppm", time::tsc_hz() / 1000);
     }
     let (sys, free) = make_system(&machine, cpus);
+    sys.hv.console.register(b'C', "stop with a report, as after a defect", |_| report::crash_on_purpose());
+    if machine.options.debug_exit {
+        sys.hv.console.register(b'H', "hang this CPU (for tests of the watchdog)", |_| report::hang_on_purpose());
+    }
     let own_gsi = take_serial_input(&machine, sys);
     guests::prepare(&machine, sys);
     let parts = dom0::Parts { machine: &machine, kernel, free: &free, own_ports: own_ports(&machine), own_gsi };

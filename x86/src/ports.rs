@@ -23,6 +23,35 @@ const HIDDEN: [(u16, u16); 4] = [
 /// PCI configuration access by port.
 const PCI_CONFIG: core::ops::RangeInclusive<u16> = 0xcf8..=0xcff;
 
+/// The ports at which the hardware domain switches the machine off (PM1a_CNT and PM1b_CNT, ACPI 4.8.3.2). Its writes are
+/// seen, so that the end can be announced, and so that all processors stop for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SleepPorts {
+    /// PM1a_CNT.
+    pub control_a: Option<u16>,
+    /// PM1b_CNT.
+    pub control_b: Option<u16>,
+    /// The sleep types of state S5 for the two registers, if they are known.
+    pub off: Option<(u8, u8)>,
+}
+
+impl SleepPorts {
+    /// Each register, in the form of a range.
+    pub fn ranges(&self) -> impl Iterator<Item = (u16, u16)> {
+        [self.control_a, self.control_b].into_iter().flatten().map(|port| (port, port.saturating_add(1)))
+    }
+
+    /// Whether this write switches the machine off. Other sleep states are what the machine makes of them.
+    #[must_use]
+    pub fn is_power_off(&self, port: u16, size: u8, value: u32) -> bool {
+        const ENABLE: u32 = 1 << 13;
+        let kind = (value >> 10 & 7) as u8;
+        let register = |control: Option<u16>, off: Option<u8>| control == Some(port) && off == Some(kind);
+        let (a, b) = (self.off.map(|off| off.0), self.off.map(|off| off.1));
+        size >= 2 && value & ENABLE != 0 && (register(self.control_a, a) || register(self.control_b, b))
+    }
+}
+
 /// The ports of a machine as a domain reaches them.
 #[derive(Clone, Copy)]
 pub struct Ports<'a> {
@@ -55,6 +84,12 @@ impl<'a> Ports<'a> {
         }
         match &x86.hardware {
             Some(hardware) if PCI_CONFIG.contains(&port) => hardware.pci_port_write(hv, domain, port, size, value),
+            // The one register's values serve for both: this does not return.
+            Some(hardware) if hardware.sleep_ports().is_power_off(port, size, value) => {
+                if hv.platform.acpi_sleep(5, value as u16, value as u16).is_err() {
+                    self.machine.port_out(port, size, value);
+                }
+            }
             _ => self.machine.port_out(port, size, value),
         }
     }
@@ -71,7 +106,7 @@ fn is_hidden(x86: &X86Domain, port: u16, size: u8) -> bool {
 }
 
 /// The ranges of ports that the hardware domain touches without an exit: all but the hidden ones, `own` (those of
-/// devices that Radon uses) and PCI configuration.
+/// devices that Radon uses or watches) and PCI configuration.
 #[must_use]
 pub fn direct_ranges(own: &[(u16, u16)]) -> Vec<(u16, u16)> {
     let mut trapped: Vec<(u16, u16)> = HIDDEN.iter().chain(own).copied().collect();
@@ -94,6 +129,19 @@ pub fn direct_ranges(own: &[(u16, u16)]) -> Vec<(u16, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn switching_off_is_told_from_other_writes() {
+        let ports = SleepPorts { control_a: Some(0x604), control_b: Some(0x804), off: Some((5, 7)) };
+        let off = |port, size, kind: u32| ports.is_power_off(port, size, kind << 10 | 1 << 13 | 1);
+        assert!(off(0x604, 2, 5) && off(0x604, 4, 5) && off(0x804, 2, 7));
+        assert!(!off(0x604, 2, 7) && !off(0x804, 2, 5), "the other register's type");
+        assert!(!off(0x604, 2, 1), "another state");
+        assert!(!off(0x604, 1, 5) && !off(0x606, 2, 5));
+        assert!(!ports.is_power_off(0x604, 2, 5 << 10 | 1), "no state is entered");
+        assert!(!SleepPorts { off: None, ..ports }.is_power_off(0x604, 2, 5 << 10 | 1 << 13));
+        assert_eq!(ports.ranges().collect::<Vec<_>>(), [(0x604, 0x605), (0x804, 0x805)]);
+    }
 
     #[test]
     fn direct_ports_and_trapped_ports_cover_all_and_do_not_overlap() {

@@ -14,3 +14,7 @@ check "hypervisor type" is "$(cat /sys/hypervisor/type)" xen
 check "version" is "$(cat /sys/hypervisor/version/major).$(cat /sys/hypervisor/version/minor)" 4.17
 check "privileged" grep -q control_d /proc/xen/capabilities
 check "time advances" advances
+
+# The processors of the machine, by platform operations.
+check "physical processors" test -d /sys/devices/system/xen_cpu/xen_cpu0
+check "hypervisor symbols" head -n 1 /proc/xen/xensyms

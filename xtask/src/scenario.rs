@@ -308,6 +308,12 @@ impl Scenario {
         self
     }
 
+    /// Types `text` when the steps before are done.
+    pub(crate) fn send(mut self, text: &str) -> Scenario {
+        self.steps.push(Step::Send(text.to_owned()));
+        self
+    }
+
     /// Lets the machine print something that is forbidden otherwise.
     pub(crate) fn allow(mut self, text: &'static str) -> Scenario {
         self.allowed.push(text);

@@ -26,6 +26,13 @@ pub(crate) fn all() -> Vec<Scenario> {
         dom0("boot-grub-bios").loader(Loader::GrubBios).limit(180),
         dom0("boot-grub-uefi").loader(Loader::GrubUefi).limit(180),
         dom0("boot-bochs").radon_only().loader(Loader::Bochs).memory(1024).limit(400),
+        dom0("boot-options")
+            .radon_only()
+            .cpus(4, Threads::Single)
+            .append("maxcpus=2 cpuid=no-rdtscp,no-smep dom0_vcpus_pin credit2_runqueue=core nosuch=1")
+            .first("Scheduling: 2 run queues for 2 CPUs")
+            .first("2 of 4 CPUs are used")
+            .first("unknown option 'nosuch=1' is ignored"),
         dom0("boot-unknown-option").radon_only().append("nonsense").first("unknown option 'nonsense' is ignored"),
         Scenario::new("shell")
             .expect(&[UP])
@@ -35,7 +42,7 @@ pub(crate) fn all() -> Vec<Scenario> {
             .expect(&["reboot: Power down"]),
         Scenario::new("dom0-sees-xen").script(
             include_str!("../scripts/dom0-sees-xen.sh"),
-            &["hypervisor type", "version", "privileged", "time advances"],
+            &["hypervisor type", "version", "privileged", "time advances", "physical processors", "hypervisor symbols"],
         ),
         Scenario::new("dom0-dmesg")
             .cpus(2, Threads::Single)
@@ -68,6 +75,25 @@ pub(crate) fn all() -> Vec<Scenario> {
         .answer("# ", "systemctl poweroff\n")
         .expect(&["reboot: Power down"])];
     let ends = [
+        Scenario::new("dom0-poweroff")
+            .radon_only()
+            .cpus(2, Threads::Single)
+            .last_script("poweroff -f; sleep 60")
+            .expect(&["reboot: Power down", "switching the machine off (ACPI state S5)"]),
+        reports("report-by-debug-key", "C").expect(&[
+            "Radon stopped: invalid opcode (#UD)",
+            "build id",
+            "rip ",
+            "Backtrace:",
+            "crash_on_purpose",
+            "press",
+        ]),
+        reports("watchdog", "H").cpus(2, Threads::Multi).append("watchdog_timeout=3").expect(&[
+            "Radon stopped: watchdog: CPU0 hangs",
+            "rip ",
+            "Backtrace:",
+            "hang_on_purpose",
+        ]),
         Scenario::new("dom0-reboot").last_script("reboot -f; sleep 60").expect(&["reboot: Restarting system"]),
         Scenario::new("dom0-crash")
             .last_script("echo c > /proc/sysrq-trigger; sleep 60")
@@ -201,6 +227,17 @@ pub(crate) fn soak(name: &'static str, seconds: u64) -> Scenario {
 /// One boot of many.
 pub(crate) fn soak_boot(name: &'static str, cpus: u32) -> Scenario {
     dom0(name).cpus(cpus, Threads::Multi).limit(300)
+}
+
+/// A machine on whose console input is switched to Radon and a debug key is pressed that makes it stop with a report.
+fn reports(name: &'static str, key: &str) -> Scenario {
+    Scenario::new(name)
+        .radon_only()
+        .fails()
+        .expect(&[UP])
+        .answer("# ", "\x01\x01\x01")
+        .expect(&["Serial input to Xen"])
+        .send(key)
 }
 
 /// A machine on which Radon says why it cannot start dom0, or that dom0 crashed, and leaves the emulator with a status

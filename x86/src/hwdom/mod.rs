@@ -25,6 +25,7 @@ use crate::domain::deliver;
 use crate::irq::{Binding, Router, Source};
 use crate::machine::{HostVector, Machine, PinMode};
 use crate::pci::Ecam;
+use crate::ports::SleepPorts;
 pub use pci::Pci;
 
 /// Where the hardware domain's interrupts are best taken: follows the guest's choice of vCPU.
@@ -124,6 +125,7 @@ pub struct HardwareDevices {
     pci: Pci,
     /// Ports of devices that Radon itself uses.
     hidden_ports: Vec<(u16, u16)>,
+    sleep_ports: SleepPorts,
     /// Windows of the I/O APICs (first byte), for decisions without the lock.
     io_apic_windows: Vec<GuestPhysAddr>,
     io_apics: Lock<Vec<IoApic>>,
@@ -149,8 +151,27 @@ impl HardwareDevices {
         let io_apic_windows = io_apics.iter().map(|c| c.base).collect();
         let io_apics = io_apics.iter().filter_map(|c| IoApic::new(*c, Some(pins.clone()))).collect();
         let pci = Pci::new(targets.clone(), ecam);
-        let io_apics = Lock::new(Rank::Device, io_apics);
-        HardwareDevices { targets, pci, hidden_ports, io_apic_windows, io_apics, kept_page: None }
+        HardwareDevices {
+            targets,
+            pci,
+            hidden_ports,
+            sleep_ports: SleepPorts::default(),
+            io_apic_windows,
+            io_apics: Lock::new(Rank::Device, io_apics),
+            kept_page: None,
+        }
+    }
+
+    /// The same, with the ports at which the machine is switched off.
+    #[must_use]
+    pub fn with_sleep_ports(self, sleep_ports: SleepPorts) -> HardwareDevices {
+        HardwareDevices { sleep_ports, ..self }
+    }
+
+    /// The ports at which the machine is switched off.
+    #[must_use]
+    pub fn sleep_ports(&self) -> &SleepPorts {
+        &self.sleep_ports
     }
 
     /// The same without the registers in the page at `page`, which Radon keeps for itself: reads give all ones, so that a
