@@ -70,6 +70,7 @@ impl Rig {
             timers: Timers::new(1),
             console: Console::default(),
             control: radon_core::control::Control::default(),
+            watchdog: radon_core::watchdog::Watchdog::default(),
         };
         let sys = System { hv, machine: zen, router: Arc::new(Router::new(1)) };
         let hv = &sys.hv;
