@@ -32,6 +32,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "time::runs_forward_at_the_right_speed", run: time_runs },
     Test { name: "apic::timer_fires_when_due", run: timer },
     Test { name: "apic::kick_wakes_every_cpu", run: kick },
+    Test { name: "traps::nmi_double_fault_and_machine_check_have_stacks_of_their_own", run: own_stacks },
     Test { name: "nmi::an_unclaimed_one_is_counted_and_relayed", run: nmi_unclaimed },
     Test { name: "apic::an_idle_cpu_takes_no_periodic_tick", run: no_tick },
     Test { name: "svm::what_firmware_disabled_is_said_with_a_remedy", run: svm_disabled },
@@ -258,6 +259,30 @@ fn kick() -> Result<(), String> {
             check!(time::now().saturating_sub(start).0 < 1_000_000_000, "{} does not answer", cpu.id());
         }
         check!(SEEN.load(Ordering::SeqCst) >> (cpu.id().0 & 63) & 1 != 0, "another CPU than {} answered", cpu.id());
+    }
+    Ok(())
+}
+
+fn own_stacks() -> Result<(), String> {
+    /// Offset of the first interrupt stack in a task state segment.
+    const FIRST: u64 = 0x24;
+    let read = |at: u64| probe_read_u64(at).map_err(|_| format!("{at:#x} cannot be read"));
+    let mut pointer = [0u8; 10];
+    // SAFETY: stores ten bytes.
+    unsafe { core::arch::asm!("sidt [{}]", in(reg) pointer.as_mut_ptr(), options(nostack, preserves_flags)) };
+    let table = u64::from_le_bytes(pointer[2..].try_into().unwrap_or_default());
+    let mut tops = Vec::new();
+    for vector in [2, 8, 18] {
+        let slot = read(table + vector * 16)? >> 32 & 7;
+        check!(slot != 0, "vector {vector} runs on the interrupted stack");
+        for cpu in cpu::online() {
+            let top = read(cpu.tss_address() + FIRST + (slot - 1) * 8)?;
+            check!(probe_read_u64(top - 8).is_ok(), "{} has no stack for vector {vector}", cpu.id());
+            let guard = top - layout::IST_STACK_SIZE as u64 - 8;
+            check!(probe_read_u64(guard).is_err() && cpu::is_stack_guard(guard), "no guard below {top:#x}");
+            check!(!tops.contains(&top), "two of them share {top:#x}");
+            tops.push(top);
+        }
     }
     Ok(())
 }
