@@ -278,7 +278,7 @@ fn own_stacks() -> Result<(), String> {
         for cpu in cpu::online() {
             let top = read(cpu.tss_address() + FIRST + (slot - 1) * 8)?;
             check!(probe_read_u64(top - 8).is_ok(), "{} has no stack for vector {vector}", cpu.id());
-            let guard = top - layout::IST_STACK_SIZE as u64 - 8;
+            let guard = top - layout::IST_STACK_SIZE - 8;
             check!(probe_read_u64(guard).is_err() && cpu::is_stack_guard(guard), "no guard below {top:#x}");
             check!(!tops.contains(&top), "two of them share {top:#x}");
             tops.push(top);
