@@ -77,10 +77,22 @@ for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
     memory "$number" &
     taskset -p $((1 << number)) $! >/dev/null
 done
-[ -b /dev/xvda ] && disk &
+# await FILE-TEST FILE: until there is one, for some seconds.
+await() {
+    left=100
+    until [ "$1" "$2" ] || [ $left = 0 ]; do
+        left=$((left - 1))
+        usleep 100000
+    done
+}
+if ls /sys/bus/xen/devices/vbd-* >/dev/null 2>&1; then
+    await -b /dev/xvda
+    disk &
+fi
 for word in $(cat /proc/cmdline); do
     case $word in
         radon.address=*)
+            await -d /sys/class/net/eth0
             ip addr add "${word#*=}/24" dev eth0
             ip link set eth0 up
             ;;

@@ -224,6 +224,16 @@ pub(crate) fn soak(name: &'static str, seconds: u64) -> Scenario {
         .script(include_str!("../scripts/soak.sh"), &["soak", "dmesg"])
 }
 
+/// Guests that move, `rounds` times each.
+pub(crate) fn soak_migrate(rounds: u64) -> Scenario {
+    Scenario::new("soak-migrate")
+        .flavour(Flavour::Tools)
+        .cpus(2, Threads::Single)
+        .dom0_append(&format!("radon.rounds={rounds}"))
+        .limit(600 + 400 * rounds)
+        .script(include_str!("../scripts/soak-migrate.sh"), &["4 CPUs", "3 CPUs", "2 CPUs", "1 CPUs"])
+}
+
 /// One boot of many.
 pub(crate) fn soak_boot(name: &'static str, cpus: u32) -> Scenario {
     dom0(name).cpus(cpus, Threads::Multi).limit(300)

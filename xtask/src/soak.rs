@@ -27,6 +27,9 @@ pub(crate) struct Options {
     /// Threads on the host that keep it busy meanwhile (boot only) [default: one for each of its CPUs]
     #[arg(long)]
     load: Option<usize>,
+    /// How many migrations of each guest (migrate only)
+    #[arg(long, default_value_t = 20)]
+    rounds: u64,
     /// Run it on Debian's Xen: is it Radon that fails?
     #[arg(long)]
     xen: bool,
@@ -38,6 +41,7 @@ pub(crate) struct Options {
 const SOAKS: &[(&str, &str)] = &[
     ("mixed", "load of all kinds on a dom0 with 4 CPUs: wake-ups, clocks and kernel messages are watched (10 minutes)"),
     ("boot", "boots with 2 and 4 CPUs, again and again, on a host that is kept busy (20 minutes)"),
+    ("migrate", "guests with 1 to 4 CPUs move to the same host under load, some migrations break (80 migrations)"),
 ];
 
 /// Runs the soak that `options` name. Returns whether nothing failed.
@@ -55,7 +59,8 @@ pub(crate) fn soak(options: &Options) -> Result<bool> {
         if options.xen { run::debian_xen(&debian)? } else { build::build(Profile::Release, Stdio::inherit())? };
     let lab = Lab { debian, hypervisor, xen: options.xen };
     match name {
-        "mixed" => mixed(&lab, options.minutes.unwrap_or(10)),
+        "mixed" => one(&lab, &scenarios::soak("soak-mixed", options.minutes.unwrap_or(10) * 60)),
+        "migrate" => one(&lab, &scenarios::soak_migrate(options.rounds)),
         _ => boots(&lab, options),
     }
 }
@@ -75,9 +80,9 @@ impl Lab {
     }
 }
 
-fn mixed(lab: &Lab, minutes: u64) -> Result<bool> {
-    let scenario = scenarios::soak("soak-mixed", minutes * 60).follow("SOAK ");
-    let failure = lab.run(&scenario)?;
+/// A soak that is one machine, which says how far it is.
+fn one(lab: &Lab, scenario: &Scenario) -> Result<bool> {
+    let failure = lab.run(&scenario.clone().follow("SOAK "))?;
     match &failure {
         None => println!("1 passed, 0 failed, 0 skipped"),
         Some(why) => println!("FAILED  {why}\n0 passed, 1 failed, 0 skipped"),
