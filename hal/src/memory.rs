@@ -71,12 +71,14 @@ impl DirectMap {
 
     /// Whether all of `length` bytes at `at` are memory.
     #[must_use]
+    #[inline(always)]
     pub fn contains(&self, at: MachineAddr, length: u64) -> bool {
         let Some(end) = at.0.checked_add(length) else { return false };
         self.ranges.iter().any(|r| r.start <= at.0 && end <= r.end)
     }
 
     /// The pointer to `length` bytes at `at`, if all are memory.
+    #[inline(always)]
     fn pointer(&self, at: MachineAddr, length: u64) -> Option<*mut u8> {
         self.contains(at, length).then(|| direct_map_pointer(at))
     }

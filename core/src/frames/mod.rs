@@ -373,7 +373,11 @@ impl FrameAllocator {
 
     /// Ends a reference that was [`PageRef::keep`]t.
     pub(crate) fn put(&self, mfn: Mfn) {
-        self.drop_references(mfn, 1, State::decremented);
+        // Nearly always it is not the last one, and nothing follows.
+        let others = |s: State| if s.countable() && s.count() > 1 { s.decremented() } else { None };
+        if self.table.get(mfn).is_none_or(|info| info.update(others).is_err()) {
+            self.drop_references(mfn, 1, State::decremented);
+        }
     }
 
     /// Ends the owner's claims on frames; each frees when nobody else refers to it. Frames that the owner has released
