@@ -187,6 +187,8 @@ struct Common {
     error_pointers: bool,
     /// Bits of MXCSR that exist.
     mxcsr_mask: u32,
+    /// QEMU's translator runs us: it can deliver an injected external interrupt twice.
+    doubles_interrupts: bool,
 }
 
 /// State components that are switched: x87, SSE, AVX, AVX-512 and protection keys. A guest that has protection keys
@@ -207,8 +209,16 @@ impl Common {
             has_ibpb: extended & (1 << 12) != 0,
             error_pointers: extended & (1 << 2) != 0,
             mxcsr_mask: mxcsr_mask(),
+            doubles_interrupts: under_translator(),
         }
     }
+}
+
+/// Whether the hypervisor's leaf of CPUID is that of QEMU's translator (TCG).
+fn under_translator() -> bool {
+    let leaf = cpuid(0x4000_0000, 0);
+    let name = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
+    cpuid(1, 0).ecx >> 31 != 0 && name.as_flattened() == b"TCGTCGTCGTCG"
 }
 
 /// MXCSR's mask, as FXSAVE stores it.

@@ -283,17 +283,20 @@ impl SvmCpu {
         self.flush_seen = generation;
     }
 
-    /// Before an entry: an interrupt that is to be delivered is handed over as a virtual interrupt, which the processor
-    /// delivers before the guest's first instruction, as it does an injected one. (An injected external interrupt is
-    /// delivered twice by QEMU's translator, the second time whatever RFLAGS.IF is, if QEMU's loop over its virtual
-    /// CPUs is told to stop just then.)
+    /// Before an entry under QEMU's translator: an interrupt that is to be delivered is handed over as a virtual interrupt,
+    /// which the processor delivers before the guest's first instruction, as it does an injected one. (An injected external
+    /// interrupt is delivered twice there, the second time whatever RFLAGS.IF is, if QEMU's loop over its virtual CPUs is
+    /// told to stop just then.)
     ///
     /// There is one virtual interrupt only. Where it would open a window for the next one, the end of the first one's
     /// handler ends guest mode instead.
     fn offer_interrupt(&mut self) -> Option<u64> {
         let v = &mut self.vmcb;
         let queued = v.event_injection;
-        if queued & event::VALID == 0 || (queued >> event::TYPE_SHIFT) & 7 != event::TYPE_INTERRUPT {
+        if !common().doubles_interrupts
+            || queued & event::VALID == 0
+            || (queued >> event::TYPE_SHIFT) & 7 != event::TYPE_INTERRUPT
+        {
             return None;
         }
         if v.vintr & vintr::IRQ != 0 {
@@ -749,7 +752,8 @@ impl VirtualCpu for SvmCpu {
             return; // IRET is intercepted
         }
         let queued = self.vmcb.event_injection;
-        if queued & event::VALID != 0 && (queued >> event::TYPE_SHIFT) & 7 != event::TYPE_INTERRUPT {
+        let offered = (queued >> event::TYPE_SHIFT) & 7 == event::TYPE_INTERRUPT && common().doubles_interrupts;
+        if queued & event::VALID != 0 && !offered {
             // That event is delivered first; a physical interrupt of our own then ends guest mode before anything else.
             apic::send_ipi(cpu::this_cpu().apic_id(), interrupts::KICK);
         } else {

@@ -193,11 +193,11 @@ impl Guest {
         regs.set(gpr::RSP, STACK_TOP);
     }
 
-    /// Runs until it stops for a reason of its own. Physical interrupts are taken in between.
+    /// Runs until it stops for a reason of its own. Physical interrupts are taken in between, spinning goes on.
     pub(super) fn run(&mut self) -> Exit {
         self.cpu.load();
         let mut exit = self.cpu.run();
-        while exit == Exit::Interrupt {
+        while matches!(exit, Exit::Interrupt | Exit::Pause) {
             crate::interrupts::poll();
             exit = self.cpu.run();
         }
