@@ -9,6 +9,8 @@ const FIXED: usize = 11;
 const CAPABILITIES: u64 = 1 << 8 | 1 << 10 | VARIABLE as u64;
 const WRITE_BACK: u64 = 6;
 const ENABLE: u64 = 1 << 11;
+/// AMD's SYSCFG: memory from 4 GiB to TOP_MEM2 is write-back, whatever the ranges say.
+const ABOVE_4G_IS_MEMORY: u64 = 1 << 21 | 1 << 22;
 
 /// The registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,6 +19,9 @@ pub struct MemoryTypes {
     fixed: [u64; FIXED],
     /// Base and mask of each variable range.
     variable: [[u64; 2]; VARIABLE as usize],
+    /// TOP_MEM2 if SYSCFG says that it counts, else 0. A kernel that does not see it gives up the memory above 4 GiB
+    /// where firmware has set no range for it. Guests cannot change it.
+    top_of_memory: u64,
 }
 
 impl MemoryTypes {
@@ -34,6 +39,9 @@ impl MemoryTypes {
             return MemoryTypes::write_back();
         };
         let mut types = MemoryTypes { default: default & 0xcff, ..MemoryTypes::default() };
+        if read(msr::SYSCFG).is_some_and(|value| value & ABOVE_4G_IS_MEMORY == ABOVE_4G_IS_MEMORY) {
+            types.top_of_memory = read(msr::TOP_MEM2).unwrap_or(0);
+        }
         let has_fixed = read(msr::MTRR_CAP).is_some_and(|value| value & 1 << 8 != 0);
         for number in fixed_numbers().filter(|_| has_fixed) {
             if let (Some(i), Some(value)) = (fixed_index(number), read(number))
@@ -55,6 +63,8 @@ impl MemoryTypes {
         match number {
             msr::MTRR_CAP => Some(CAPABILITIES),
             msr::MTRR_DEF_TYPE => Some(self.default),
+            msr::SYSCFG if self.top_of_memory != 0 => Some(ABOVE_4G_IS_MEMORY),
+            msr::TOP_MEM2 if self.top_of_memory != 0 => Some(self.top_of_memory),
             _ => fixed_index(number)
                 .and_then(|i| self.fixed.get(i))
                 .or_else(|| variable_index(number).and_then(|(i, half)| self.variable.get(i)?.get(half)))
@@ -85,7 +95,8 @@ impl MemoryTypes {
             }
             *slot = value;
         } else {
-            return false;
+            // What a guest writes to AMD's registers is dropped, as to others of that kind.
+            return matches!(number, msr::SYSCFG | msr::TOP_MEM2);
         }
         true
     }

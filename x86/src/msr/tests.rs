@@ -182,6 +182,23 @@ fn memory_types_of_the_machine() {
         assert_eq!(types.read(number), Some(value), "{number:#x}");
     }
     assert_eq!(types.read(0x210), None, "there are eight variable ranges");
+    assert_eq!(types.read(msr::SYSCFG), None, "this machine is not AMD's");
+    // AMD's firmware leaves memory above 4 GiB to TOP_MEM2 where it can.
+    let with = |syscfg| {
+        move |number| match number {
+            msr::SYSCFG => Some(syscfg),
+            msr::TOP_MEM2 => Some(0x8_5000_0000),
+            _ => machine(number),
+        }
+    };
+    let mut v = Vcpu::amd();
+    v.state.memory_types = MemoryTypes::of_machine(with(0x74_0000));
+    assert_eq!((v.value(msr::SYSCFG), v.value(msr::TOP_MEM2)), (0x60_0000, 0x8_5000_0000));
+    assert_eq!(v.set(msr::SYSCFG, 0), Ok(Effect::None));
+    assert_eq!(v.set(msr::TOP_MEM2, 0), Ok(Effect::None));
+    assert_eq!((v.value(msr::SYSCFG), v.value(msr::TOP_MEM2)), (0x60_0000, 0x8_5000_0000));
+    v.state.memory_types = MemoryTypes::of_machine(with(0x30_0000));
+    assert_eq!((v.value(msr::SYSCFG), v.value(msr::TOP_MEM2)), (0, 0), "not in force");
     // Switched off, or none at all.
     assert_eq!(MemoryTypes::of_machine(|n| (n == msr::MTRR_DEF_TYPE).then_some(6)), MemoryTypes::write_back());
     assert_eq!(MemoryTypes::of_machine(|_| None), MemoryTypes::write_back());
