@@ -341,6 +341,8 @@ pub const XEN_SYSCTL_CPUPOOL_OP_RMCPU: u32 = 5;
 pub const XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN: u32 = 6;
 /// CPUs in no pool.
 pub const XEN_SYSCTL_CPUPOOL_OP_FREEINFO: u32 = 7;
+/// Any pool, or any CPU.
+pub const XEN_SYSCTL_CPUPOOL_PAR_ANY: u32 = 0xffff_ffff;
 
 /// `xen_sysctl_cpupool_op`.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -1,6 +1,7 @@
 //! Sets of physical CPUs.
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::types::CpuId;
 
@@ -167,6 +168,26 @@ impl fmt::Display for CpuSet {
 impl fmt::Debug for CpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{{{self}}}")
+    }
+}
+
+/// A set of physical CPUs that is read without a lock. A reader that meets a change may see some of it only.
+#[derive(Default)]
+pub(super) struct SharedCpuSet([AtomicU64; WORDS]);
+
+impl SharedCpuSet {
+    pub(super) fn new(set: CpuSet) -> SharedCpuSet {
+        SharedCpuSet(set.0.map(AtomicU64::new))
+    }
+
+    pub(super) fn get(&self) -> CpuSet {
+        let mut set = CpuSet::EMPTY;
+        set.0.iter_mut().zip(&self.0).for_each(|(to, from)| *to = from.load(Ordering::SeqCst));
+        set
+    }
+
+    pub(super) fn set(&self, set: CpuSet) {
+        self.0.iter().zip(set.0).for_each(|(to, from)| to.store(from, Ordering::SeqCst));
     }
 }
 

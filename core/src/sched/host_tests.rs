@@ -511,3 +511,74 @@ fn policies_are_found_by_name_and_dumped() {
     let parameters = host.hv.scheduler.set_parameters(&host.hv, &host.domain(guest).sched, Some(5), None);
     assert_eq!(parameters, Err(Errno::EOPNOTSUPP));
 }
+
+#[test]
+fn a_pool_is_made_filled_and_given_up() {
+    let (host, guest) = host(2, 2);
+    let hv = &*host.hv;
+    let s = &hv.scheduler;
+    let (dom0, domain) = (host.vcpu(DomainId(0), 0), host.domain(guest));
+    let (mut a, mut b) = (Loop::new(&host, 0), Loop::new(&host, 1));
+    assert_eq!((a.turn(), b.turn()), (Some(0), Some(1)));
+    assert_eq!(s.create_pool(None, PolicyKind::Credit2), Ok(1));
+    assert_eq!(s.create_pool(Some(1), PolicyKind::Null), Err(Errno::EEXIST));
+    assert_eq!(s.create_pool(Some(99), PolicyKind::Null), Err(Errno::EINVAL));
+    assert_eq!(s.move_domain(hv, domain, 1, dom0), Err(Errno::EBUSY));
+    assert_eq!(s.move_domain(hv, domain, 2, dom0), Err(Errno::ENOENT));
+    assert_eq!(s.add_pool_cpu(hv, 1, Some(CpuId(1))), Err(Errno::EBUSY));
+    assert_eq!(s.add_pool_cpu(hv, 1, None), Err(Errno::EBUSY));
+    assert_eq!(s.remove_pool_cpu(hv, 1, CpuId(1), dom0), Err(Errno::EINVAL));
+
+    // It is asked for on the CPU itself, which has to take off what it runs first.
+    assert_eq!(s.remove_pool_cpu(hv, 0, CpuId(1), dom0), Err(Errno::EAGAIN));
+    assert_eq!((a.turn(), b.turn()), (Some(0), None));
+    assert_eq!(s.remove_pool_cpu(hv, 0, CpuId(1), dom0), Ok(()));
+    assert_eq!((s.free_cpus(), s.pool_cpus(0)), (CpuSet::only(CpuId(1)), Some(CpuSet::first(1))));
+    assert_eq!(s.remove_pool_cpu(hv, 0, CpuId(0), dom0), Err(Errno::EBUSY));
+    assert_eq!(s.add_pool_cpu(hv, 1, None), Ok(()));
+    assert_eq!((a.turn(), b.turn()), (Some(0), None));
+
+    let move_to = |pool, a: &mut Loop<'_>, b: &mut Loop<'_>| {
+        assert_eq!(s.move_domain(hv, domain, pool, dom0), Err(Errno::EAGAIN), "it runs");
+        s.pause_domain(hv, &domain.sched);
+        assert_eq!((a.turn(), b.turn()), (None, None));
+        assert_eq!(s.move_domain(hv, domain, pool, dom0), Ok(()));
+        s.unpause_domain(hv, &domain.sched);
+    };
+    move_to(1, &mut a, &mut b);
+    assert_eq!(a.turn(), None);
+    let first = b.turn().unwrap();
+    // Both share the CPU, as credit2 does it.
+    host.machine.advance(Nanoseconds(30_000_000));
+    s.request(hv, CpuId(1));
+    assert_eq!(b.turn(), Some(1 - first));
+    assert_eq!(s.set_parameters(hv, &domain.sched, Some(5), None), Ok(()));
+    assert_eq!(s.destroy_pool(hv, 1), Err(Errno::EBUSY));
+    assert_eq!(s.remove_pool_cpu(hv, 1, CpuId(1), dom0), Err(Errno::EBUSY));
+    move_to(0, &mut a, &mut b);
+    assert_eq!(s.destroy_pool(hv, 1), Err(Errno::EBUSY));
+    assert_eq!(s.remove_pool_cpu(hv, 1, CpuId(1), dom0), Ok(()));
+    assert_eq!(s.destroy_pool(hv, 1), Ok(()));
+    assert_eq!((s.pool_from(1), s.destroy_pool(hv, 0)), (None, Err(Errno::EBUSY)));
+    assert_eq!(s.create_pool(None, PolicyKind::Null), Ok(1));
+    assert_eq!(s.pool_kind(1), Some(PolicyKind::Null));
+    assert_eq!(s.add_pool_cpu(hv, 0, Some(CpuId(1))), Ok(()));
+    assert_eq!((a.turn(), b.turn()), (Some(0), Some(1)));
+}
+
+#[test]
+fn a_vcpu_whose_cpus_leave_the_pool_may_run_anywhere() {
+    let (host, guest) = host(2, 1);
+    let hv = &*host.hv;
+    let vcpu = host.vcpu(guest, 0);
+    let only = Some(CpuSet::only(CpuId(1)));
+    hv.scheduler.set_affinity(hv, vcpu, only, None).unwrap();
+    let (mut a, mut b) = (Loop::new(&host, 0), Loop::new(&host, 1));
+    assert_eq!((a.turn(), b.turn()), (None, Some(0)));
+    let remove = || hv.scheduler.remove_pool_cpu(hv, 0, CpuId(1), host.vcpu(DomainId(0), 0));
+    assert_eq!(remove(), Err(Errno::EAGAIN));
+    assert_eq!((b.turn(), a.turn()), (None, Some(0)));
+    assert_eq!(remove(), Ok(()));
+    assert_eq!(vcpu.sched.unit.affinity().hard, CpuSet::ALL);
+    assert_eq!(hv.scheduler.set_affinity(hv, vcpu, only, None), Err(Errno::EINVAL));
+}

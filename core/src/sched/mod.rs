@@ -2,7 +2,7 @@
 //!
 //! Mechanism and policy are apart. [`Scheduler`] is the mechanism: causes of not running (blocked, down, paused), wake-up,
 //! the flag that makes a CPU schedule, what happens around a switch. A [`Policy`] chooses: [`credit2`] or [`null`]. CPUs
-//! and domains belong to pools, each with a policy of its own; there is one pool now, `Pool-0`.
+//! and domains belong to pools, each with a policy of its own ([`pool`]); at the start all are in `Pool-0`.
 //!
 //! The CPU loop, on each CPU:
 //!
@@ -35,6 +35,7 @@ mod host_tests;
 mod null;
 pub mod ops;
 mod policy;
+mod pool;
 mod shutdown;
 #[cfg(test)]
 mod sim;
@@ -45,7 +46,6 @@ mod tests;
 mod unit;
 pub mod vcpu_op;
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -68,6 +68,7 @@ pub use shutdown::{ShutdownReason, resume, shut_down};
 pub use unit::{Affinity, DomainSched, Unit, WEIGHT_DEFAULT};
 
 use policy::CpuFlags;
+use pool::{POOLS_MAX, Pool};
 
 /// What a CPU is to do.
 pub struct Decision {
@@ -77,15 +78,11 @@ pub struct Decision {
     pub until: Option<Nanoseconds>,
 }
 
-/// CPUs with a policy of their own.
-struct Pool {
-    cpus: CpuSet,
-    policy: Box<dyn Policy>,
-}
-
 /// The scheduler of a machine.
 pub struct Scheduler {
-    pools: Vec<Pool>,
+    pools: [Pool; POOLS_MAX],
+    /// CPUs that may share a run queue.
+    groups: Vec<CpuSet>,
     cpus: Vec<CpuFlags>,
     /// Shortest time (µs) that a vCPU runs before another preempts it.
     ratelimit: AtomicU32,
@@ -115,32 +112,26 @@ impl Scheduler {
     /// As [`Scheduler::new`]; a policy with run queues has one for each of these groups of CPUs ([`groups`]).
     #[must_use]
     pub fn with_groups(kind: PolicyKind, cpus: u32, groups: &[CpuSet]) -> Scheduler {
-        let all = CpuSet::first(cpus);
-        let policy: Box<dyn Policy> = match kind {
-            PolicyKind::Credit2 => Box::new(Credit2::new(groups)),
-            PolicyKind::Null => Box::new(Null::new(all)),
-        };
         let flags: Vec<CpuFlags> = (0..cpus).map(|_| CpuFlags::default()).collect();
         for cpu in &flags {
             cpu.needs_schedule.store(true, Ordering::SeqCst);
         }
-        Scheduler {
-            pools: alloc::vec![Pool { cpus: all, policy }],
+        let scheduler = Scheduler {
+            pools: core::array::from_fn(|_| Pool::default()),
+            groups: groups.to_vec(),
             cpus: flags,
             ratelimit: AtomicU32::new(RATELIMIT_DEFAULT),
+        };
+        if let Some(first) = scheduler.pools.first() {
+            first.open(kind, groups, cpus, CpuSet::first(cpus));
         }
+        scheduler
     }
 
     /// The policy of Pool-0.
     #[must_use]
     pub fn kind(&self) -> PolicyKind {
-        self.pools.first().map_or(PolicyKind::Null, |p| p.policy.kind())
-    }
-
-    /// The CPUs of a pool; `None` if there is no such pool.
-    #[must_use]
-    pub fn pool_cpus(&self, pool: u32) -> Option<CpuSet> {
-        self.pools.get(pool as usize).map(|p| p.cpus)
+        self.pool_kind(0).unwrap_or(PolicyKind::Null)
     }
 
     fn context<'a>(&'a self, hv: &'a Hypervisor) -> Context<'a> {
@@ -149,7 +140,7 @@ impl Scheduler {
     }
 
     fn policy_of(&self, unit: &Unit) -> Option<&dyn Policy> {
-        self.pools.get(unit.domain.pool.load(Ordering::Relaxed) as usize).map(|p| &*p.policy)
+        self.policy_of_pool(unit.domain.pool())
     }
 
     fn update(&self, hv: &Hypervisor, unit: &Arc<Unit>) {
@@ -178,8 +169,7 @@ impl Scheduler {
             // Before looking at anything: a request from now on stands for the next time.
             flags.needs_schedule.swap(false, Ordering::SeqCst);
         }
-        let pool = self.pools.iter().find(|p| p.cpus.contains(cpu));
-        let pick = pool.map_or(Pick::IDLE, |p| p.policy.schedule(self.context(hv), cpu, now));
+        let pick = self.policy_of_cpu(cpu).map_or(Pick::IDLE, |p| p.schedule(self.context(hv), cpu, now));
         hv.timers.set_slice_end(cpu, pick.until);
         if let Some(flags) = self.cpus.get(cpu.index()) {
             flags.note_idle(pick.unit.is_none(), now);
@@ -420,7 +410,7 @@ impl Scheduler {
     ) -> Result<(), Errno> {
         let unit = &vcpu.sched.unit;
         let policy = self.policy_of(unit).ok_or(Errno::EINVAL)?;
-        let cpus = self.pool_cpus(unit.domain.pool.load(Ordering::Relaxed)).ok_or(Errno::EINVAL)?;
+        let cpus = self.pool_cpus(unit.domain.pool()).ok_or(Errno::EINVAL)?;
         unit.change_affinity(|a| {
             let mut new = *a;
             change(&mut new);
@@ -445,7 +435,7 @@ impl Scheduler {
         weight: Option<u16>,
         cap: Option<u16>,
     ) -> Result<(), Errno> {
-        if self.kind() == PolicyKind::Null {
+        if self.pool_kind(domain.pool()) == Some(PolicyKind::Null) {
             return Err(Errno::EOPNOTSUPP);
         }
         if weight == Some(0) {
@@ -487,8 +477,8 @@ impl Scheduler {
 
     /// A new period of a capped domain starts.
     pub(crate) fn replenish(&self, hv: &Hypervisor, domain: &Arc<DomainSched>, now: Nanoseconds) {
-        if let Some(pool) = self.pools.get(domain.pool.load(Ordering::Relaxed) as usize) {
-            pool.policy.replenish(self.context(hv), domain, now);
+        if let Some(policy) = self.policy_of_pool(domain.pool()) {
+            policy.replenish(self.context(hv), domain, now);
         }
     }
 
@@ -499,8 +489,10 @@ impl Scheduler {
     pub fn dump(&self, hv: &Hypervisor, out: &mut dyn fmt::Write) -> fmt::Result {
         writeln!(out, "scheduling at {}", hv.platform.now())?;
         for (n, pool) in self.pools.iter().enumerate() {
-            writeln!(out, "Pool-{n}: {}, CPUs {}", pool.policy.kind().name(), pool.cpus)?;
-            pool.policy.dump(out)?;
+            if let Some(policy) = pool.policy() {
+                writeln!(out, "Pool-{n}: {}, CPUs {}", policy.kind().name(), pool.cpus())?;
+                policy.dump(out)?;
+            }
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use radon_abi::errno::Errno;
 use crate::sync::{Lock, Rank};
 use crate::types::{CpuId, Nanoseconds};
 
+use super::cpuset::SharedCpuSet;
 use super::policy::{Context, Pick, Policy, PolicyKind};
 use super::{CpuSet, DomainSched, Unit};
 
@@ -38,18 +39,21 @@ struct Padded(Lock<Slot>);
 
 /// The policy.
 pub struct Null {
-    cpus: CpuSet,
+    cpus: SharedCpuSet,
     slots: Vec<Padded>,
     waiting: Lock<VecDeque<Arc<Unit>>>,
 }
 
 impl Null {
-    /// A policy for these CPUs.
+    /// A policy for a machine of `count` CPUs and a pool of `cpus`.
     #[must_use]
-    pub fn new(cpus: CpuSet) -> Null {
-        let count = cpus.iter().map(|c| c.0.saturating_add(1)).max().unwrap_or(0);
+    pub fn new(count: u32, cpus: CpuSet) -> Null {
         let slot = |_| Padded(Lock::new(Rank::RunQueue, Slot::default()));
-        Null { cpus, slots: (0..count).map(slot).collect(), waiting: Lock::new(Rank::Pool, VecDeque::new()) }
+        Null {
+            cpus: SharedCpuSet::new(cpus),
+            slots: (0..count).map(slot).collect(),
+            waiting: Lock::new(Rank::Pool, VecDeque::new()),
+        }
     }
 
     fn slot(&self, cpu: CpuId) -> Option<&Lock<Slot>> {
@@ -65,7 +69,7 @@ impl Null {
     /// Gives the unit a free CPU that it may use, one that it should use if possible. `waiting` is locked.
     fn assign(&self, cx: Context<'_>, unit: &Arc<Unit>) -> bool {
         let affinity = unit.affinity();
-        let allowed = self.cpus.and(&affinity.allowed());
+        let allowed = self.cpus.get().and(&affinity.allowed());
         let wanted = allowed.and(&affinity.soft);
         let candidates = wanted.iter().chain(allowed.without(&wanted).iter());
         for (cpu, slot) in candidates.filter_map(|c| Some((c, self.slot(c)?))) {
@@ -92,7 +96,8 @@ impl Null {
             unit.home.store(UNASSIGNED, Ordering::SeqCst);
         }
         cx.tickle(cpu);
-        if let Some(n) = waiting.iter().position(|u| u.affinity().allowed().contains(cpu))
+        if self.cpus.get().contains(cpu)
+            && let Some(n) = waiting.iter().position(|u| u.affinity().allowed().contains(cpu))
             && let Some(next) = waiting.remove(n)
         {
             self.assign(cx, &next);
@@ -106,7 +111,7 @@ impl Policy for Null {
     }
 
     fn add(&self, cx: Context<'_>, unit: &Arc<Unit>) -> Result<(), Errno> {
-        if !self.cpus.intersects(&unit.affinity().allowed()) {
+        if !self.cpus.get().intersects(&unit.affinity().allowed()) {
             return Err(Errno::EINVAL);
         }
         let mut waiting = self.waiting.lock();
@@ -119,6 +124,20 @@ impl Policy for Null {
 
     fn remove(&self, cx: Context<'_>, unit: &Arc<Unit>) {
         self.unassign(cx, unit, &mut self.waiting.lock());
+    }
+
+    fn set_cpus(&self, cx: Context<'_>, cpus: CpuSet) {
+        let mut waiting = self.waiting.lock();
+        let old = self.cpus.get();
+        self.cpus.set(cpus);
+        for slot in old.without(&cpus).iter().filter_map(|c| self.slot(c)) {
+            let unit = slot.lock().assigned.clone();
+            if let Some(unit) = unit {
+                self.unassign(cx, &unit, &mut waiting);
+                waiting.push_back(unit);
+            }
+        }
+        waiting.retain(|unit| !self.assign(cx, unit));
     }
 
     fn update(&self, cx: Context<'_>, unit: &Arc<Unit>) {
@@ -186,7 +205,7 @@ impl Policy for Null {
     fn replenish(&self, _: Context<'_>, _: &Arc<DomainSched>, _: Nanoseconds) {}
 
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
-        for cpu in self.cpus.iter() {
+        for cpu in self.cpus.get().iter() {
             let Some(slot) = self.slot(cpu).and_then(Lock::try_lock) else { continue };
             let running = if slot.current.is_some() { "running" } else { "idle" };
             match &slot.assigned {

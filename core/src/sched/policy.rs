@@ -8,7 +8,7 @@
 
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 
@@ -16,7 +16,7 @@ use crate::platform::Platform;
 use crate::time::Timers;
 use crate::types::{CpuId, Nanoseconds};
 
-use super::{DomainSched, Unit};
+use super::{CpuSet, DomainSched, Unit};
 
 /// Which policy. The numbers are the ABI's `XEN_SCHEDULER_*`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +45,16 @@ impl PolicyKind {
         }
     }
 
+    /// The policy of that number in the ABI.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<PolicyKind> {
+        match number {
+            6 => Some(PolicyKind::Credit2),
+            9 => Some(PolicyKind::Null),
+            _ => None,
+        }
+    }
+
     /// The name that `sched=` knows it by.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -65,6 +75,8 @@ pub(super) struct CpuFlags {
     pub(super) idle_since: AtomicU64,
     /// Nanoseconds that it had nothing to run, up to `idle_since`.
     pub(super) idle_time: AtomicU64,
+    /// The pool it belongs to; any other number for none.
+    pub(super) pool: AtomicU32,
 }
 
 impl CpuFlags {
@@ -139,6 +151,10 @@ pub trait Policy: Send + Sync {
 
     /// Forgets a unit, which is not loaded anywhere.
     fn remove(&self, cx: Context<'_>, unit: &Arc<Unit>);
+
+    /// The pool has these CPUs from now on. No unit is picked for another any more, and those that have changed are
+    /// tickled. Afterwards [`Policy::affinity_changed`] is called for each unit.
+    fn set_cpus(&self, cx: Context<'_>, cpus: CpuSet);
 
     /// Whether the unit is runnable may have changed: queues it and tickles a CPU, or takes it off.
     fn update(&self, cx: Context<'_>, unit: &Arc<Unit>);

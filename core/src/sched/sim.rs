@@ -54,6 +54,8 @@ pub(super) struct Sim {
     cpus: Vec<Cpu>,
     pub(super) workers: Vec<Worker>,
     domains: Vec<Arc<DomainSched>>,
+    /// CPUs of the pool.
+    pool: CpuSet,
     ratelimit: u64,
     /// Steps for which a context stays unsaved, in turn.
     pub(super) save_delays: Vec<u8>,
@@ -76,6 +78,7 @@ impl Sim {
             cpus: (0..cpus).map(|_| Cpu::default()).collect(),
             workers: Vec::new(),
             domains: Vec::new(),
+            pool: CpuSet::first(cpus),
             ratelimit: MS,
             save_delays: Vec::new(),
             saves: 0,
@@ -133,6 +136,16 @@ impl Sim {
         self.with(|p, cx| p.affinity_changed(cx, &unit));
     }
 
+    /// The pool has only these CPUs from now on. Workers that may not run there may then run anywhere.
+    pub(super) fn set_cpus(&mut self, cpus: CpuSet) {
+        self.pool = cpus;
+        self.with(|p, cx| p.set_cpus(cx, cpus));
+        for w in 0..self.workers.len() {
+            let allowed = self.workers[w].unit.affinity().allowed();
+            self.set_affinity(w, if allowed.intersects(&cpus) { allowed } else { CpuSet::ALL });
+        }
+    }
+
     pub(super) fn set_paused(&mut self, worker: usize, paused: bool) {
         let unit = self.workers[worker].unit.clone();
         if paused {
@@ -184,6 +197,9 @@ impl Sim {
 
     /// Whether somebody waits that may run on this CPU. Capped domains do not count.
     fn could_use(&self, cpu: CpuId) -> bool {
+        if !self.pool.contains(cpu) {
+            return false;
+        }
         let runs = |n| self.cpus.iter().any(|c| c.current == Some(n) || c.unsaved == Some(n));
         self.workers.iter().enumerate().any(|(n, w)| {
             w.unit.is_runnable() && !runs(n) && w.unit.affinity().allowed().contains(cpu) && w.unit.domain.cap() == 0
@@ -278,6 +294,7 @@ impl Sim {
         if let Some(w) = next {
             let unit = &self.workers[w].unit;
             assert!(unit.affinity().allowed().contains(cpu), "{unit} on {cpu}, where it may not be");
+            assert!(self.pool.contains(cpu), "{unit} on {cpu}, which is not the pool's");
             assert!(unit.is_runnable());
             assert_eq!(unit.loaded_on(), Some(cpu));
             assert_eq!(unit.runstate().state(), State::Running);

@@ -225,15 +225,15 @@ fn stress(policy: Box<dyn Policy>, cpus: u32, units: u32) {
 
 #[test]
 fn credit2_with_one_queue() {
-    stress(Box::new(Credit2::new(&[CpuSet::first(2)])), 2, 5);
+    stress(Box::new(Credit2::new(&[CpuSet::first(2)], CpuSet::ALL)), 2, 5);
 }
 
 #[test]
 fn credit2_with_two_queues() {
-    stress(Box::new(Credit2::new(&[0, 1].map(|c| CpuSet::only(CpuId(c))))), 2, 5);
+    stress(Box::new(Credit2::new(&[0, 1].map(|c| CpuSet::only(CpuId(c))), CpuSet::ALL)), 2, 5);
 }
 
 #[test]
 fn null() {
-    stress(Box::new(Null::new(CpuSet::first(2))), 2, 2);
+    stress(Box::new(Null::new(2, CpuSet::first(2))), 2, 2);
 }

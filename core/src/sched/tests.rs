@@ -9,17 +9,17 @@ use super::sim::{Job, MS, Sim, fluid};
 use super::*;
 
 fn credit2(cpus: u32) -> Sim {
-    Sim::new(Box::new(Credit2::new(&[CpuSet::first(cpus)])), cpus)
+    Sim::new(Box::new(Credit2::new(&[CpuSet::first(cpus)], CpuSet::ALL)), cpus)
 }
 
 fn credit2_in(groups: u32, cpus: u32) -> Sim {
     let size = cpus / groups;
     let groups: Vec<CpuSet> = (0..groups).map(|g| (g * size..(g + 1) * size).map(CpuId).collect()).collect();
-    Sim::new(Box::new(Credit2::new(&groups)), cpus)
+    Sim::new(Box::new(Credit2::new(&groups, CpuSet::ALL)), cpus)
 }
 
 fn null(cpus: u32) -> Sim {
-    Sim::new(Box::new(Null::new(CpuSet::first(cpus))), cpus)
+    Sim::new(Box::new(Null::new(cpus, CpuSet::first(cpus))), cpus)
 }
 
 #[track_caller]
@@ -165,6 +165,30 @@ fn no_cpu_idles_while_another_queue_has_work() {
 }
 
 #[test]
+fn a_pool_that_loses_cpus_runs_on_with_the_others() {
+    // Two queues of two CPUs; one queue loses all it has.
+    let mut sim = credit2_in(2, 4);
+    let domain = sim.domain(256, 0);
+    for _ in 0..4 {
+        sim.add(domain, Job::Hog, CpuSet::ALL);
+    }
+    sim.run_to(100 * MS);
+    sim.set_cpus([0, 1].map(CpuId).into_iter().collect());
+    for share in measure(&mut sim) {
+        close(share, 0.5, 0.03);
+    }
+    sim.set_cpus([0, 3].map(CpuId).into_iter().collect());
+    for share in measure(&mut sim) {
+        close(share, 0.5, 0.1);
+    }
+    sim.set_cpus(CpuSet::first(4));
+    for share in measure(&mut sim) {
+        close(share, 1.0, 0.03);
+    }
+    assert_eq!(sim.wasted, 0);
+}
+
+#[test]
 fn null_gives_each_its_own_cpu() {
     let mut sim = null(2);
     let domain = sim.domain(256, 0);
@@ -253,11 +277,11 @@ proptest! {
         }
     }
 
-    /// Affinities, pauses, weights and caps change at random: the rules of `Sim` hold, and when all is free again all run.
+    /// Affinities, pauses, weights, caps and the pool's CPUs change at random: the rules of `Sim` hold, and when all is free again all run.
     #[test]
     fn changes_do_no_harm(
         layout in prop::sample::select(vec![(1u32, 2u32), (2, 4), (4, 4)]),
-        steps in proptest::collection::vec((0usize..6, 0u8..5, 1u64..16, 0u64..30), 0..40),
+        steps in proptest::collection::vec((0usize..6, 0u8..6, 1u64..16, 0u64..30), 0..40),
         delays in proptest::collection::vec(0u8..3, 0..5),
         which in 0u8..2,
     ) {
@@ -270,11 +294,17 @@ proptest! {
             sim.add(domains[n % 2], job, CpuSet::ALL);
         }
         let mut paused = [0u32; 6];
+        let mut pool = CpuSet::first(cpus);
         for (n, what, value, time) in steps {
             match what {
                 0 | 1 => {
                     let set: CpuSet = (0..cpus).filter(|c| value >> c & 1 == 1).map(CpuId).collect();
-                    sim.set_affinity(n, if set.is_empty() { CpuSet::ALL } else { set });
+                    sim.set_affinity(n, if set.intersects(&pool) { set } else { CpuSet::ALL });
+                }
+                5 => {
+                    let set: CpuSet = (0..cpus).filter(|c| value >> c & 1 == 1).map(CpuId).collect();
+                    pool = if set.is_empty() { CpuSet::first(cpus) } else { set };
+                    sim.set_cpus(pool);
                 }
                 2 => {
                     sim.set_paused(n, true);
@@ -288,6 +318,7 @@ proptest! {
             }
             sim.run_to(sim.now + time * MS / 3);
         }
+        sim.set_cpus(CpuSet::first(cpus));
         for (n, &pauses) in paused.iter().enumerate() {
             for _ in 0..pauses {
                 sim.set_paused(n, false);

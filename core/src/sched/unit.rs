@@ -115,7 +115,13 @@ impl DomainSched {
     /// Number of its CPU pool.
     #[must_use]
     pub fn pool(&self) -> u32 {
-        self.pool.load(Ordering::Relaxed)
+        // Ordered with the causes of not running: see `Scheduler::move_domain`.
+        self.pool.load(Ordering::SeqCst)
+    }
+
+    /// Says which pool a new domain is in.
+    pub(crate) fn set_pool(&self, pool: u32) {
+        self.pool.store(pool, Ordering::SeqCst);
     }
 
     /// Whether the whole domain is paused.

@@ -29,7 +29,8 @@ const GRANT_VERSION_MAX: u32 = 2;
 /// or the first free one after that given last; it is written back.
 ///
 /// Work: a search for a number. Errors: `EINVAL`: a configuration that cannot be, PV among them. `EOPNOTSUPP`: one that
-/// cannot be here. `EEXIST`: the number is taken. `ENOENT`: no such CPU pool. `ENOMEM`: no number, or no memory.
+/// cannot be here. `EEXIST`: the number is taken. `ENOENT`: no such CPU pool. `EBUSY`: it has no CPUs.
+/// `ENOMEM`: no number, or no memory.
 pub(super) fn create(caller: &Caller<'_>, args: Args) -> OpResult {
     let privilege = caller.privileged()?;
     let wanted = number(caller, args)?;
@@ -60,6 +61,7 @@ fn create_domain(hv: &Hypervisor, _: Privilege, wanted: DomainId, config: &Creat
     };
     let domain = Domain::new(DomainParts { id, role: Role::Guest, p2m, shared_info, arch });
     domain.control.begin(config);
+    domain.sched.set_pool(config.cpupool_id);
     hv.scheduler.pause_domain(hv, &domain.sched);
     domain.events.set_max_port(config.max_evtchn_port);
     let (frames, maptrack) = grant_limits(hv, config)?;
@@ -91,9 +93,8 @@ fn check(hv: &Hypervisor, config: &CreateDomain) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     grant_limits(hv, config)?;
-    // There is one pool.
-    hv.scheduler.pool_cpus(config.cpupool_id).ok_or(Errno::ENOENT)?;
-    if config.cpupool_id == 0 { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    let cpus = hv.scheduler.pool_cpus(config.cpupool_id).ok_or(Errno::ENOENT)?;
+    if cpus.is_empty() { Err(Errno::EBUSY) } else { Ok(()) }
 }
 
 /// Frames of grant table and of mappings that the domain may have.

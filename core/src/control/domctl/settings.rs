@@ -73,13 +73,12 @@ pub(super) fn set_access_required(caller: &Caller<'_>, args: Args) -> OpResult {
 pub(super) fn scheduler_op(caller: &Caller<'_>, args: Args) -> OpResult {
     let (domain, mut r): (_, SchedulerOp) = request(caller, args)?;
     let hv = caller.hv;
-    if r.sched_id != hv.scheduler.kind() as u32 {
+    let kind = hv.scheduler.pool_kind(domain.sched.pool()).unwrap_or(PolicyKind::Null);
+    if r.sched_id != kind as u32 {
         return Err(Errno::EINVAL);
     }
     match r.cmd {
-        abi::XEN_DOMCTL_SCHEDOP_GETINFO | abi::XEN_DOMCTL_SCHEDOP_PUTINFO
-            if hv.scheduler.kind() == PolicyKind::Null =>
-        {
+        abi::XEN_DOMCTL_SCHEDOP_GETINFO | abi::XEN_DOMCTL_SCHEDOP_PUTINFO if kind == PolicyKind::Null => {
             // It knows neither weights nor caps, and says so by having none.
         }
         abi::XEN_DOMCTL_SCHEDOP_GETINFO => {

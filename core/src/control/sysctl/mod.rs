@@ -74,7 +74,7 @@ pub static OPERATIONS: &[Operation] = &[
     part(
         abi::XEN_SYSCTL_CPUPOOL_OP,
         "XEN_SYSCTL_cpupool_op",
-        "pools other than Pool-0, and what changes pools",
+        "more than 16 pools; schedulers other than credit2 and null",
         scheduler::cpupool_op,
     ),
     op(abi::XEN_SYSCTL_SCHEDULER_OP, "XEN_SYSCTL_scheduler_op", scheduler::scheduler_op),

@@ -97,6 +97,35 @@ fn there_is_one_pool() {
 }
 
 #[test]
+fn pools_are_made_and_changed() {
+    let mut host = host();
+    host.add_domain(1);
+    let cpumap = Bitmap { bitmap: BUFFER, nr_bits: 8, _pad: 0 };
+    let none = abi::XEN_SYSCTL_CPUPOOL_PAR_ANY;
+    let op = |op, cpupool_id, cpu, domid| {
+        let ask = abi::CpupoolOp { op, cpupool_id, cpu, domid, sched_id: 6, cpumap, ..Default::default() };
+        sysctl_op(&host, abi::XEN_SYSCTL_CPUPOOL_OP, &ask)
+    };
+    let free = || {
+        assert_eq!(op(abi::XEN_SYSCTL_CPUPOOL_OP_FREEINFO, 0, 0, 0).0, SUCCESS);
+        get::<u8>(&host, BUFFER, 0)
+    };
+    let (result, r) = op(abi::XEN_SYSCTL_CPUPOOL_OP_CREATE, none, 0, 0);
+    assert_eq!((result, r.cpupool_id, free()), (SUCCESS, 1, 0));
+    assert_eq!(op(abi::XEN_SYSCTL_CPUPOOL_OP_ADDCPU, 1, none, 0).0, Err(Errno::EBUSY));
+    let (result, r) = op(abi::XEN_SYSCTL_CPUPOOL_OP_RMCPU, 0, none, 0);
+    assert_eq!((result, r.cpu, free()), (SUCCESS, 1, 2));
+    assert_eq!(op(abi::XEN_SYSCTL_CPUPOOL_OP_ADDCPU, 1, 1, 0).0, SUCCESS);
+    assert_eq!(op(abi::XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN, 1, 0, 1).0, SUCCESS);
+    assert_eq!(op(abi::XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN, 1, 0, 0).0, Err(Errno::EPERM));
+    assert_eq!(op(abi::XEN_SYSCTL_CPUPOOL_OP_MOVEDOMAIN, 1, 0, 0x10001).0, Err(Errno::ESRCH));
+    let (result, r) = op(abi::XEN_SYSCTL_CPUPOOL_OP_INFO, 1, 0, 0);
+    assert_eq!((result, r.sched_id, r.n_dom, get::<u8>(&host, BUFFER, 0)), (SUCCESS, 6, 1, 2));
+    assert_eq!(op(abi::XEN_SYSCTL_CPUPOOL_OP_DESTROY, 1, 0, 0).0, Err(Errno::EBUSY));
+    assert_eq!(op(77, 1, 0, 0).0, Err(Errno::ENOSYS));
+}
+
+#[test]
 fn policies_tell_how_much_room_they_need() {
     let host = host();
     let most = sysctl_op(&host, abi::XEN_SYSCTL_GET_CPU_POLICY, &abi::CpuPolicy { index: 5, ..Default::default() });

@@ -16,14 +16,14 @@ impl Credit2 {
     /// The queue with the least load per CPU of those that have a CPU that is allowed, and one that is liked if possible.
     pub(super) fn least_loaded(&self, allowed: &CpuSet, soft: &CpuSet) -> Option<usize> {
         let liked = allowed.and(soft);
-        let possible = self.queues.iter().enumerate().filter(|(_, q)| q.cpus.intersects(allowed));
-        possible.min_by_key(|(_, q)| (!q.cpus.intersects(&liked), q.load_per_cpu())).map(|(n, _)| n)
+        let possible = self.queues.iter().enumerate().filter(|(_, q)| q.cpus.get().intersects(allowed));
+        possible.min_by_key(|(_, q)| (!q.cpus.get().intersects(&liked), q.load_per_cpu())).map(|(n, _)| n)
     }
 
     /// A queue other than `than` that seems to have an idle CPU that is allowed.
     pub(super) fn idle_queue(&self, than: usize, allowed: &CpuSet) -> Option<usize> {
         let others = self.queues.iter().enumerate().filter(|&(n, _)| n != than);
-        let idle = others.filter(|(_, q)| q.idle.load(Ordering::Relaxed) > 0 && q.cpus.intersects(allowed));
+        let idle = others.filter(|(_, q)| q.idle.load(Ordering::Relaxed) > 0 && q.cpus.get().intersects(allowed));
         idle.min_by_key(|(_, q)| q.load_per_cpu()).map(|(n, _)| n)
     }
 
@@ -90,7 +90,7 @@ impl Credit2 {
     pub(super) fn balance(&self, cx: Context<'_>, index: usize, now: Nanoseconds) {
         let Some(here) = self.shared(index) else { return };
         let own = here.load_per_cpu();
-        let others = self.queues.iter().enumerate().filter(|&(n, _)| n != index);
+        let others = self.queues.iter().enumerate().filter(|&(n, q)| n != index && !q.cpus.get().is_empty());
         let Some((n, other)) = others.max_by_key(|(_, q)| q.load_per_cpu().abs_diff(own)) else { return };
         if other.load_per_cpu().abs_diff(own) < TOLERANCE {
             return;

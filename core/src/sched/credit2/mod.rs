@@ -32,6 +32,7 @@ use radon_abi::errno::Errno;
 use crate::sync::{Guard, Lock, Rank, lock_pair};
 use crate::types::{CpuId, Nanoseconds};
 
+use super::cpuset::SharedCpuSet;
 use super::policy::{Context, Pick, Policy, PolicyKind};
 use super::{CpuSet, DomainSched, Unit};
 use queue::{Member, Queue, Slot, Standing};
@@ -39,7 +40,10 @@ use queue::{Member, Queue, Slot, Standing};
 /// A queue with its lock and what others may know without it, on cache lines of its own.
 #[repr(align(128))]
 struct Shared {
-    cpus: CpuSet,
+    /// The CPUs that may be the queue's.
+    group: CpuSet,
+    /// Those of them that the pool has.
+    cpus: SharedCpuSet,
     lock: Lock<Queue>,
     /// Number of CPUs that are idle and not told to look.
     idle: AtomicU32,
@@ -58,7 +62,7 @@ impl Shared {
 
     /// Load average per CPU.
     fn load_per_cpu(&self) -> u64 {
-        self.load.load(Ordering::Relaxed).checked_div(u64::from(self.cpus.count())).unwrap_or(u64::MAX)
+        self.load.load(Ordering::Relaxed).checked_div(u64::from(self.cpus.get().count())).unwrap_or(u64::MAX)
     }
 }
 
@@ -80,15 +84,19 @@ fn unpack(home: u64) -> (usize, Slot) {
 }
 
 impl Credit2 {
-    /// A policy with a run queue for each of these groups of CPUs, which do not overlap.
+    /// A policy with a run queue for each of these groups of CPUs, which do not overlap, for a pool of `cpus`.
     #[must_use]
-    pub fn new(groups: &[CpuSet]) -> Credit2 {
-        let shared = |&cpus: &CpuSet| Shared {
-            cpus,
-            lock: Lock::new(Rank::RunQueue, Queue::new(cpus)),
-            idle: AtomicU32::new(cpus.count()),
-            waiting: AtomicU32::new(0),
-            load: AtomicU64::new(0),
+    pub fn new(groups: &[CpuSet], cpus: CpuSet) -> Credit2 {
+        let shared = |&group: &CpuSet| {
+            let cpus = group.and(&cpus);
+            Shared {
+                group,
+                cpus: SharedCpuSet::new(cpus),
+                lock: Lock::new(Rank::RunQueue, Queue::new(group, cpus)),
+                idle: AtomicU32::new(cpus.count()),
+                waiting: AtomicU32::new(0),
+                load: AtomicU64::new(0),
+            }
         };
         let last = groups.iter().flat_map(CpuSet::iter).max().map_or(0, |c| c.index().saturating_add(1));
         let queue_of = |cpu: usize| groups.iter().position(|g| g.contains(CpuId(cpu as u32)));
@@ -110,7 +118,9 @@ impl Credit2 {
             let (index, slot) = unpack(home);
             let guard = self.shared(index)?.lock.lock();
             if unit.home.load(Ordering::Acquire) == home {
-                return Some((index, guard, slot));
+                // Its home is in another pool's policy while its domain moves.
+                let is_here = guard.get(slot).is_some_and(|m| core::ptr::eq(&raw const *m.unit, unit));
+                return is_here.then_some((index, guard, slot));
             }
         }
     }
@@ -175,6 +185,10 @@ impl Credit2 {
 
     /// Takes the best for `cpu` that its domain's budget allows; parks those that it does not.
     fn choose(&self, cx: Context<'_>, queue: &mut Queue, cpu: CpuId, now: Nanoseconds) -> Option<Slot> {
+        if !queue.cpus.contains(cpu) {
+            // It is leaving the pool.
+            return None;
+        }
         loop {
             let slot = queue.best(cpu, now, cx.ratelimit)?;
             let member = queue.get_mut(slot)?;
@@ -213,6 +227,20 @@ impl Policy for Credit2 {
         }
         unit.home.store(u64::MAX, Ordering::Release);
         self.publish(index, &queue, cx.platform.now());
+    }
+
+    fn set_cpus(&self, cx: Context<'_>, cpus: CpuSet) {
+        for (index, shared) in self.queues.iter().enumerate() {
+            let mut queue = shared.lock.lock();
+            let (old, new) = (queue.cpus, shared.group.and(&cpus));
+            if old != new {
+                queue.set_cpus(new);
+                shared.cpus.set(new);
+                self.publish(index, &queue, cx.platform.now());
+            }
+            drop(queue);
+            old.without(&new).iter().chain(new.without(&old).iter()).for_each(|cpu| cx.tickle(cpu));
+        }
     }
 
     fn update(&self, cx: Context<'_>, unit: &Arc<Unit>) {
@@ -293,7 +321,7 @@ impl Policy for Credit2 {
                 }
             }
         }
-        if next.is_none() && self.others_wait(index) {
+        if next.is_none() && queue.cpus.contains(cpu) && self.others_wait(index) {
             drop(queue);
             let fetched;
             (queue, fetched) = self.steal(index, shared, cpu, now);
@@ -313,7 +341,7 @@ impl Policy for Credit2 {
                 queue.run(slot, cpu, now);
             }
             queue.idle.remove(cpu);
-        } else {
+        } else if queue.cpus.contains(cpu) {
             queue.idle.insert(cpu);
         }
         let member = next.and_then(|slot| queue.get(slot));

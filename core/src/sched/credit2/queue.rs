@@ -103,7 +103,7 @@ pub(super) type Slot = usize;
 
 /// A run queue.
 pub(super) struct Queue {
-    /// Its CPUs.
+    /// Its CPUs, as far as they are the pool's now.
     pub(super) cpus: CpuSet,
     members: Vec<Option<Member>>,
     /// Slots that wait, most credit first, in order of arrival among equals.
@@ -124,8 +124,9 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn new(cpus: CpuSet) -> Queue {
-        let count = cpus.iter().last().map_or(0, |c| c.index().saturating_add(1));
+    /// A queue for CPUs of `group`, of which the pool has `cpus`.
+    pub(super) fn new(group: CpuSet, cpus: CpuSet) -> Queue {
+        let count = group.iter().last().map_or(0, |c| c.index().saturating_add(1));
         Queue {
             cpus,
             members: Vec::new(),
@@ -235,6 +236,15 @@ impl Queue {
     /// Those that wait, best first.
     pub(super) fn ready(&self) -> &[Slot] {
         &self.ready
+    }
+
+    /// The pool has these of the queue's CPUs from now on. What runs on one that it has no more, its CPU takes off.
+    pub(super) fn set_cpus(&mut self, cpus: CpuSet) {
+        self.idle = self.idle.and(&cpus);
+        cpus.without(&self.cpus).iter().for_each(|cpu| self.idle.insert(cpu));
+        self.tickled = self.tickled.and(&cpus);
+        self.endless = self.endless.and(&cpus);
+        self.cpus = cpus;
     }
 
     // Credit.
