@@ -45,14 +45,15 @@ pub fn domain_info(hv: &Hypervisor, domain: &Domain) -> DomainInfo {
     DomainInfo {
         domain: domain.id.0,
         flags,
-        tot_pages: account.pages(),
+        tot_pages: account.pages().saturating_add(account.reserved()),
         max_pages: account.limit().min(MANY_FRAMES),
         outstanding_pages: account.claimed(),
         shared_info_frame: hv.frames.gfn(domain.shared_info).map_or(u64::MAX, |g| g.0),
         cpu_time: domain.sched.cpu_time(now).0,
         nr_online_vcpus: online,
         max_vcpu_id: (domain.vcpus().len() as u32).checked_sub(1).unwrap_or(abi::XEN_INVALID_MAX_VCPU_ID),
-        ssidref: config.ssidref,
+        // A label means nothing without a security module.
+        ssidref: 0,
         handle: domain.control.handle(),
         cpupool: domain.sched.pool(),
         gpaddr_bits: address_bits as u8,

@@ -18,6 +18,8 @@ pub struct Account {
     limit: AtomicU64,
     /// Frames promised to the domain and not yet allocated; changed under the allocator's lock.
     pub(super) claim: AtomicU64,
+    /// Frames set aside for it, to be allocated as it needs them; changed under the allocator's lock.
+    pub(super) reserve: AtomicU64,
 }
 
 impl Account {
@@ -44,10 +46,16 @@ impl Account {
         self.claim.load(Ordering::Acquire)
     }
 
-    /// Adds frames if the limit allows.
+    /// Frames set aside for population on demand.
+    #[must_use]
+    pub fn reserved(&self) -> u64 {
+        self.reserve.load(Ordering::Acquire)
+    }
+
+    /// Adds frames if the limit allows; what is set aside counts as the domain's.
     #[must_use]
     pub(super) fn charge(&self, frames: u64) -> bool {
-        let limit = self.limit();
+        let limit = self.limit().saturating_sub(self.reserved());
         self.pages
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |p| p.checked_add(frames).filter(|&n| n <= limit))
             .is_ok()

@@ -163,14 +163,16 @@ struct Node {
 /// All free memory.
 pub(super) struct Heap {
     nodes: Vec<Box<Node>>,
-    /// Frames promised by claims, all domains together.
+    /// Frames promised by claims and reserves, all domains together.
     pub(super) claimed: u64,
+    /// Those of them that are set aside as reserves.
+    pub(super) reserved: u64,
 }
 
 impl Heap {
     pub(super) fn new(nodes: u8) -> Heap {
         let node = |_| Box::new(Node { clean: Lists::new(), dirty: Lists::new() });
-        Heap { nodes: (0..nodes.max(1)).map(node).collect(), claimed: 0 }
+        Heap { nodes: (0..nodes.max(1)).map(node).collect(), claimed: 0, reserved: 0 }
     }
 
     fn lists(&mut self, node: NodeId, dirty: bool) -> Option<&mut Lists> {

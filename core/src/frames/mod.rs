@@ -172,10 +172,11 @@ impl FrameAllocator {
         Mfn(self.table.base.saturating_add(self.table.infos.len() as u64))
     }
 
-    /// Number of free frames.
+    /// Number of free frames, those not counted that are set aside for population on demand.
     #[must_use]
     pub fn free_frames(&self) -> u64 {
-        self.heap.lock().free()
+        let heap = self.heap.lock();
+        heap.free().saturating_sub(heap.reserved)
     }
 
     /// Number of free frames of one node.
@@ -193,7 +194,8 @@ impl FrameAllocator {
     /// Number of frames promised to domains by claims.
     #[must_use]
     pub fn claimed_frames(&self) -> u64 {
-        self.heap.lock().claimed
+        let heap = self.heap.lock();
+        heap.claimed.saturating_sub(heap.reserved)
     }
 
     /// A domain's account.
@@ -220,7 +222,7 @@ impl FrameAllocator {
     /// # Errors
     /// `ENOMEM`.
     pub fn alloc_hypervisor(&self, memory: &dyn PhysMemory, order: Order, placement: Placement) -> Result<Mfn, Errno> {
-        let block = self.take_block(order, placement, None)?;
+        let block = self.take_block(order, placement, Promise::None)?;
         self.scrub(memory, block);
         if let Some(info) = self.table.get(block.mfn) {
             info.store(State::new(Kind::Hypervisor, block.node).with_order(order.bits()));
@@ -271,15 +273,59 @@ impl FrameAllocator {
         order: Order,
         placement: Placement,
     ) -> Result<OwnedFrames<'_>, Errno> {
+        self.alloc_from(memory, owner, order, placement, Promise::Claim(self.account(owner)))
+    }
+
+    /// As [`FrameAllocator::alloc_domain`], from what was set aside for the domain ([`FrameAllocator::set_reserve`]).
+    ///
+    /// # Errors
+    /// `ENOMEM`: not that much is set aside, or there is no such block. The domain's limit was looked at when it was set
+    /// aside.
+    pub fn alloc_reserved(
+        &self,
+        memory: &dyn PhysMemory,
+        owner: DomainId,
+        order: Order,
+    ) -> Result<OwnedFrames<'_>, Errno> {
+        self.alloc_from(memory, owner, order, Placement::default(), Promise::Reserve(self.account(owner)))
+    }
+
+    fn alloc_from(
+        &self,
+        memory: &dyn PhysMemory,
+        owner: DomainId,
+        order: Order,
+        placement: Placement,
+        promise: Promise<'_>,
+    ) -> Result<OwnedFrames<'_>, Errno> {
         let account = self.account(owner);
-        if !account.charge(order.frames()) {
+        if let Promise::Reserve(_) = promise {
+            account.charge_always(order.frames());
+        } else if !account.charge(order.frames()) {
             return Err(Errno::ENOMEM);
         }
-        let block = self.take_block(order, placement, Some(account)).inspect_err(|_| {
+        let block = self.take_block(order, placement, promise).inspect_err(|_| {
             account.discharge(order.frames());
         })?;
         self.scrub(memory, block);
         Ok(self.own(owner, Kind::Domain, block.mfn, order.frames()))
+    }
+
+    /// Sets aside this many free frames for a domain, to be allocated as it needs them; what was set aside before counts.
+    ///
+    /// # Errors
+    /// `ENOMEM`: not enough is free; nothing has changed.
+    pub fn set_reserve(&self, domain: DomainId, frames: u64) -> Result<(), Errno> {
+        let mut heap = self.heap.lock();
+        let account = self.account(domain);
+        let had = account.reserved();
+        if frames.saturating_sub(had) > heap.free().saturating_sub(heap.claimed) {
+            return Err(Errno::ENOMEM);
+        }
+        heap.claimed = heap.claimed.saturating_sub(had).saturating_add(frames);
+        heap.reserved = heap.reserved.saturating_sub(had).saturating_add(frames);
+        account.reserve.store(frames, Ordering::Release);
+        Ok(())
     }
 
     /// Allocates one zeroed frame that the hypervisor provides to `owner`; not counted against the owner's limit. Ends
@@ -288,7 +334,7 @@ impl FrameAllocator {
     /// # Errors
     /// `ENOMEM`.
     pub fn alloc_special(&self, memory: &dyn PhysMemory, owner: DomainId) -> Result<Mfn, Errno> {
-        let block = self.take_block(Order::PAGE, Placement::default(), None)?;
+        let block = self.take_block(Order::PAGE, Placement::default(), Promise::None)?;
         self.scrub(memory, block);
         mem::forget(self.own(owner, Kind::Special, block.mfn, 1));
         Ok(block.mfn)
@@ -302,13 +348,13 @@ impl FrameAllocator {
     pub fn take_range(&self, owner: DomainId, start: Mfn, count: u64) -> Result<OwnedFrames<'_>, Errno> {
         let account = self.account(owner);
         let mut heap = self.heap.lock();
-        if !within_claims(&heap, count, Some(account)) {
+        if !within_claims(&heap, count, Promise::Claim(account)) {
             return Err(Errno::ENOMEM);
         }
         if !heap.take_range(&self.table, start, count) {
             return Err(Errno::EBUSY);
         }
-        settle_claim(&mut heap, count, account);
+        settle(&mut heap, count, Promise::Claim(account));
         drop(heap);
         account.charge_always(count);
         Ok(self.own(owner, Kind::Domain, start, count))
@@ -508,12 +554,12 @@ impl FrameAllocator {
     }
 
     /// Takes a block from the free lists that may be handed out: clean, or small enough to be zeroed at once.
-    fn take_block(&self, order: Order, placement: Placement, account: Option<&Account>) -> Result<Block, Errno> {
+    fn take_block(&self, order: Order, placement: Placement, promise: Promise<'_>) -> Result<Block, Errno> {
         if order > Order::MAX {
             return Err(Errno::ENOMEM);
         }
         let mut heap = self.heap.lock();
-        if !within_claims(&heap, order.frames(), account) {
+        if !within_claims(&heap, order.frames(), promise) {
             return Err(Errno::ENOMEM);
         }
         let block = heap.alloc(&self.table, order, placement).ok_or(Errno::ENOMEM)?;
@@ -521,9 +567,7 @@ impl FrameAllocator {
             heap.free_block(&self.table, block);
             return Err(Errno::ENOMEM);
         }
-        if let Some(account) = account {
-            settle_claim(&mut heap, order.frames(), account);
-        }
+        settle(&mut heap, order.frames(), promise);
         Ok(block)
     }
 
@@ -545,16 +589,43 @@ impl FrameAllocator {
     }
 }
 
-/// Whether taking `frames` leaves what others were promised.
-fn within_claims(heap: &Heap, frames: u64, account: Option<&Account>) -> bool {
-    let others = heap.claimed.saturating_sub(account.map_or(0, Account::claimed));
-    frames <= heap.free().saturating_sub(others)
+/// The promise that an allocation redeems.
+#[derive(Clone, Copy)]
+enum Promise<'a> {
+    /// None.
+    None,
+    /// The domain's claim, as far as it has one.
+    Claim(&'a Account),
+    /// What is set aside for it, and nothing else.
+    Reserve(&'a Account),
 }
 
-/// Counts an allocation against the domain's claim.
-fn settle_claim(heap: &mut Heap, frames: u64, account: &Account) {
-    let part = account.claimed().min(frames);
-    account.claim.fetch_sub(part, Ordering::AcqRel);
+/// Whether taking `frames` leaves what others were promised.
+fn within_claims(heap: &Heap, frames: u64, promise: Promise<'_>) -> bool {
+    let own = match promise {
+        Promise::None => 0,
+        Promise::Claim(account) => account.claimed(),
+        Promise::Reserve(account) => return frames <= account.reserved(),
+    };
+    frames <= heap.free().saturating_sub(heap.claimed.saturating_sub(own))
+}
+
+/// Counts an allocation against what was promised.
+fn settle(heap: &mut Heap, frames: u64, promise: Promise<'_>) {
+    let part = match promise {
+        Promise::None => 0,
+        Promise::Claim(account) => {
+            let part = account.claimed().min(frames);
+            account.claim.fetch_sub(part, Ordering::AcqRel);
+            part
+        }
+        Promise::Reserve(account) => {
+            let part = account.reserved().min(frames);
+            account.reserve.fetch_sub(part, Ordering::AcqRel);
+            heap.reserved = heap.reserved.saturating_sub(part);
+            part
+        }
+    };
     heap.claimed = heap.claimed.saturating_sub(part);
 }
 

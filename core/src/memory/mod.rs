@@ -54,12 +54,7 @@ pub static MEMORY_OPS: &[Operation] = &[
     op(abi::XENMEM_CURRENT_RESERVATION, "current_reservation", reservation::current),
     op(abi::XENMEM_MAXIMUM_RESERVATION, "maximum_reservation", reservation::maximum),
     no(abi::XENMEM_MACHPHYS_MFN_LIST, "machphys_mfn_list", Errno::ENOSYS),
-    part(
-        abi::XENMEM_POPULATE_PHYSMAP,
-        "populate_physmap",
-        "population on demand and virtual nodes",
-        reservation::populate,
-    ),
+    part(abi::XENMEM_POPULATE_PHYSMAP, "populate_physmap", "virtual nodes", reservation::populate),
     part(abi::XENMEM_ADD_TO_PHYSMAP, "add_to_physmap", "moving pages in an identity map", physmap::add),
     op(abi::XENMEM_MEMORY_MAP, "memory_map", map::get),
     no(abi::XENMEM_MACHINE_MEMORY_MAP, "machine_memory_map", Errno::ENOSYS),
@@ -71,7 +66,7 @@ pub static MEMORY_OPS: &[Operation] = &[
     part(
         abi::XENMEM_SET_POD_TARGET,
         "set_pod_target",
-        "domains without pages to be populated on demand only",
+        "populated pages that are all zero are not taken back when what was set aside is used up",
         reservation::pod_target,
     ),
     op(abi::XENMEM_GET_POD_TARGET, "get_pod_target", reservation::pod_target),

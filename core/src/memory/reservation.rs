@@ -7,7 +7,7 @@ use super::{MAX_EXTENTS, continue_at, first_extent};
 use crate::domain::Domain;
 use crate::frames::{Order, Placement};
 use crate::hypercall::{Args, Caller, OpResult, Outcome, SUCCESS};
-use crate::p2m::{Entry, Unmapped};
+use crate::p2m::{Entry, Kind, Unmapped};
 use crate::types::{Gfn, GuestVirtAddr, Mfn, NodeId};
 
 /// What an operation on extents works on. Its result is always a number of extents, so whatever is wrong with the
@@ -65,9 +65,9 @@ fn for_extents(
     Ok(Outcome::Done(request.count))
 }
 
-/// Accepts only the domain's own RAM for removal.
+/// Accepts only the domain's own RAM for removal, populated or not.
 fn own_ram(entry: Entry) -> Result<(), Errno> {
-    if entry.kind.own_ram() { Ok(()) } else { Err(Errno::EINVAL) }
+    if entry.kind.own_ram() || entry.kind == Kind::OnDemand { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// `XENMEM_increase_reservation`: would allocate frames without mapping them; a translated domain has no use for that
@@ -81,39 +81,63 @@ pub(super) fn increase(caller: &Caller<'_>, args: Args) -> OpResult {
 }
 
 /// `XENMEM_decrease_reservation`: gives back own RAM by gfn. Returns the number of extents done, which ends at the first
-/// that is not all own RAM.
+/// that is not all own RAM. While more frames are to be populated on demand than memory is set aside for them, what is
+/// given back is set aside.
 ///
 /// # Errors
 /// `EPERM`.
 pub(super) fn decrease(caller: &Caller<'_>, args: Args) -> OpResult {
     let Some(request) = request(caller, args)? else { return Ok(Outcome::Done(first_extent(args))) };
     let p2m = &request.domain.p2m;
+    let account = caller.hv.frames.account(request.domain.id);
+    let mut freed = 0u64;
     let mut batch = p2m.unmapped(caller.hv);
-    for_extents(caller, args, &request, |gfn| {
+    let result = for_extents(caller, args, &request, |gfn| {
         let mut done = 0;
         while done < request.order.frames() {
             let at = gfn.checked_add(done).ok_or(Errno::EINVAL)?;
             let left = request.order.frames().saturating_sub(done);
             let most = Order::new(left.ilog2()).unwrap_or_default();
-            let removed = p2m.remove(caller.hv, at, most, own_ram, &mut batch)?;
+            let mut populated = false;
+            let accept = |entry: Entry| {
+                populated = entry.kind.own_ram();
+                own_ram(entry)
+            };
+            let removed = p2m.remove(caller.hv, at, most, accept, &mut batch)?;
             done = done.saturating_add(removed.frames());
+            if populated {
+                freed = freed.saturating_add(removed.frames());
+            }
         }
         Ok(())
-    })
+    });
+    drop(batch);
+    if p2m.demand() != 0 || account.reserved() != 0 {
+        // If others were faster with what was freed, the domain goes without.
+        let _ = p2m.reserve_for_demand(caller.hv, account.reserved().saturating_add(freed));
+    }
+    result
 }
 
 /// `XENMEM_populate_physmap`: gives a domain new memory by gfn. Returns the number of extents done; it ends at the first
-/// for which there is no memory, or where something is mapped already (single frames replace it).
+/// for which there is no memory, or where something is mapped already (single frames replace it). Of another domain the
+/// memory may be left to be populated on demand, from what `XENMEM_set_pod_target` set aside.
 ///
 /// # Errors
 /// `EPERM`.
 pub(super) fn populate(caller: &Caller<'_>, args: Args) -> OpResult {
     let Some(request) = request(caller, args)? else { return Ok(Outcome::Done(first_extent(args))) };
-    let placement = placement(request.flags).filter(|_| request.flags & abi::XENMEMF_POPULATE_ON_DEMAND == 0);
-    let Some(placement) = placement else { return Ok(Outcome::Done(first_extent(args))) };
+    let Some(placement) = placement(request.flags) else { return Ok(Outcome::Done(first_extent(args))) };
     let domain = &request.domain;
+    let on_demand = request.flags & abi::XENMEMF_POPULATE_ON_DEMAND != 0;
+    if on_demand && domain.id == caller.domain.id {
+        return Ok(Outcome::Done(first_extent(args)));
+    }
     let mut batch = domain.p2m.unmapped(caller.hv);
     for_extents(caller, args, &request, |gfn| {
+        if on_demand {
+            return domain.p2m.add_on_demand(caller.hv, gfn, request.order);
+        }
         if domain.p2m.identity() {
             return populate_identity(caller, domain, gfn, request.order, &mut batch);
         }
@@ -184,7 +208,8 @@ fn about(caller: &Caller<'_>, args: Args) -> Result<alloc::sync::Arc<Domain>, Er
 /// # Errors
 /// `EFAULT`, and as [`Caller::target`].
 pub(super) fn current(caller: &Caller<'_>, args: Args) -> OpResult {
-    Ok(Outcome::Done(caller.hv.frames.account(about(caller, args)?.id).pages()))
+    let account = caller.hv.frames.account(about(caller, args)?.id);
+    Ok(Outcome::Done(account.pages().saturating_add(account.reserved())))
 }
 
 /// `XENMEM_maximum_reservation`: frames that a domain may have.
@@ -219,22 +244,33 @@ pub(super) fn claim(caller: &Caller<'_>, args: Args) -> OpResult {
     SUCCESS
 }
 
-/// `XENMEM_set_pod_target` and `XENMEM_get_pod_target`: no domain has pages to be populated on demand, so a target
-/// changes nothing, and only the number of its frames is to be told.
+/// `XENMEM_set_pod_target` and `XENMEM_get_pod_target`: how many frames a domain is to have, those counted that are set aside
+/// for population on demand. What is set aside is adapted; once the domain is built, to no more than may be needed. It is
+/// not reduced to reach a lower target, since the balloon driver touches what it gives back.
 ///
 /// # Errors
-/// `EFAULT`. `ESRCH`. `EPERM`: the caller is not privileged. `EINVAL`: a target above the domain's limit.
+/// `EFAULT`. `ESRCH`. `EPERM`: the caller is not privileged. `EINVAL`: a target above the domain's limit. `ENOMEM`: not
+/// enough is free.
 pub(super) fn pod_target(caller: &Caller<'_>, args: Args) -> OpResult {
     let mut request: abi::PodTarget = caller.read(args.handle(1))?;
     let domain = caller.target(request.domid)?;
     caller.privileged()?;
-    let account = caller.hv.frames.account(domain.id);
-    if args.u32(0) == abi::XENMEM_SET_POD_TARGET && request.target_pages > account.limit() {
-        return Err(Errno::EINVAL);
+    let hv = caller.hv;
+    let account = hv.frames.account(domain.id);
+    if args.u32(0) == abi::XENMEM_SET_POD_TARGET {
+        if request.target_pages > account.limit() || domain.control.is_dying() {
+            return Err(Errno::EINVAL);
+        }
+        let missing = request.target_pages.saturating_sub(account.pages());
+        if account.pages() == 0 {
+            hv.frames.set_reserve(domain.id, missing)?;
+        } else if missing >= account.reserved() {
+            domain.p2m.reserve_for_demand(hv, missing)?;
+        }
     }
-    request.tot_pages = account.pages();
-    request.pod_cache_pages = 0;
-    request.pod_entries = 0;
+    request.pod_cache_pages = account.reserved();
+    request.pod_entries = domain.p2m.demand();
+    request.tot_pages = account.pages().saturating_add(request.pod_cache_pages);
     caller.write(args.handle(1), &request)?;
     SUCCESS
 }

@@ -366,6 +366,83 @@ fn claims_and_targets() {
 }
 
 #[test]
+fn memory_on_demand() {
+    let f = fixture();
+    let hv = &f.host.hv;
+    let (guest, dom0) = (f.guest, f.dom0);
+    let p2m = &f.host.domain(guest).p2m;
+    f.limit(guest, 2048);
+    // It has its first frames already, so what is set aside follows what is needed.
+    let free = hv.frames.free_frames();
+    let on_demand = |gfns: &[u64], order| {
+        f.list(dom0, LIST, gfns.iter().copied());
+        let request = MemoryReservation {
+            extent_start: LIST,
+            nr_extents: gfns.len() as u64,
+            extent_order: order,
+            mem_flags: XENMEMF_POPULATE_ON_DEMAND,
+            domid: guest.0,
+            ..Default::default()
+        };
+        f.call(dom0, XENMEM_POPULATE_PHYSMAP, &request)
+    };
+    assert_eq!(on_demand(&[0x200], 9), Ok(1));
+    assert_eq!(on_demand(&[0x400, 0x401, 0x402], 0), Ok(3));
+    assert_eq!(on_demand(&[0x402, 0x403], 0), Ok(0), "in use");
+    assert_eq!((p2m.demand(), f.pages(guest)), (515, DOMAIN_FRAMES));
+    assert!(p2m.populate(hv, Gfn(0x200)).is_err(), "nothing is set aside");
+    let target = |pages| {
+        let target = PodTarget { target_pages: pages, domid: guest.0, ..Default::default() };
+        f.call(dom0, XENMEM_SET_POD_TARGET, &target)?;
+        let told: PodTarget = f.host.caller(dom0, 0).read(GuestVirtAddr(ARG)).unwrap();
+        Ok((told.tot_pages - DOMAIN_FRAMES, told.pod_cache_pages, told.pod_entries))
+    };
+    assert_eq!(target(DOMAIN_FRAMES + 100), Ok((100, 100, 515)));
+    assert_eq!(hv.frames.free_frames(), free - 100);
+    assert_eq!(hv.frames.claimed_frames(), 0);
+    assert_eq!(target(5000), Err(Errno::EINVAL));
+    assert_eq!(target(DOMAIN_FRAMES + 10), Ok((100, 100, 515)), "the balloon driver has to do that");
+    // A lower limit does not keep it from what is set aside, but what is set aside counts.
+    f.limit(guest, DOMAIN_FRAMES + 100);
+    assert_eq!(f.reserve(dom0, XENMEM_POPULATE_PHYSMAP, guest.0, 0, &[0x900]), Ok(0));
+    f.limit(guest, DOMAIN_FRAMES);
+    // Touched through a foreign mapping or by the guest: a single frame, since too little is left for 2 MiB.
+    assert!(p2m.get_page(hv, Gfn(0x234), Access::Write).is_ok());
+    assert_eq!(f.entry(guest, 0x234).kind, Kind::RamRw);
+    assert_eq!(f.entry(guest, 0x235).kind, Kind::OnDemand);
+    assert_eq!((p2m.demand(), hv.frames.account(guest).reserved()), (514, 99));
+    f.limit(guest, 2048);
+    // The balloon driver gives back what was never touched, and then what was.
+    let give_back = |gfns: &[u64]| f.reserve(guest, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 0, gfns);
+    assert_eq!(give_back(&[0x400, 0x401]), Ok(2));
+    assert_eq!((p2m.demand(), hv.frames.account(guest).reserved()), (512, 99));
+    assert_eq!(give_back(&[0x234, 3]), Ok(2));
+    assert_eq!((p2m.demand(), hv.frames.account(guest).reserved()), (512, 101));
+    // Never more is set aside than can be needed.
+    assert_eq!(target(2000), Ok((511, 512, 512)));
+    assert_eq!(on_demand(&[0x600], 9), Ok(1));
+    assert!(p2m.populate(hv, Gfn(0x6ff)).is_ok());
+    assert_eq!((f.entry(guest, 0x600).kind, p2m.demand()), (Kind::RamRw, 512));
+    assert_eq!(hv.frames.account(guest).reserved(), 0);
+    assert!(p2m.populate(hv, Gfn(0x300)).is_err());
+    assert_eq!(p2m.get_page(hv, Gfn(0x300), Access::Read).err(), Some(crate::p2m::PageError::Hole));
+    let all: Vec<u64> = (0x201..0x400).filter(|g| *g != 0x234).collect();
+    for part in all.chunks(256) {
+        assert_eq!(give_back(part), Ok(part.len() as u64));
+    }
+    assert_eq!(p2m.demand(), 2);
+    // A guest cannot ask for it itself.
+    let own = MemoryReservation {
+        extent_start: LIST,
+        nr_extents: 1,
+        mem_flags: XENMEMF_POPULATE_ON_DEMAND,
+        domid: DOMID_SELF,
+        ..Default::default()
+    };
+    assert_eq!(f.call(guest, XENMEM_POPULATE_PHYSMAP, &own), Ok(0));
+}
+
+#[test]
 fn a_guest_that_is_paused_and_torn_down_leaks_nothing() {
     let mut host = TestHost::new(2048, 1);
     let dom0 = host.add_domain(1);

@@ -119,6 +119,8 @@ pub struct P2m {
     log: dirty::DirtyLog,
     /// The highest gfn that was ever mapped.
     max_gfn: AtomicU64,
+    /// Number of frames that are [`Kind::OnDemand`]; changed under the lock.
+    demand: AtomicU64,
 }
 
 impl P2m {
@@ -127,7 +129,8 @@ impl P2m {
     #[must_use]
     pub fn new(owner: DomainId, table: Box<dyn NestedTable>, tag: u64, identity: bool) -> P2m {
         let state = Lock::new(Rank::P2m, State { closed: false, cursor: Gfn(0), log_cursor: Gfn(0) });
-        P2m { owner, tag, identity, table, state, log: dirty::DirtyLog::default(), max_gfn: AtomicU64::new(0) }
+        let (log, max_gfn, demand) = (dirty::DirtyLog::default(), AtomicU64::new(0), AtomicU64::new(0));
+        P2m { owner, tag, identity, table, state, log, max_gfn, demand }
     }
 
     /// Machine address of the nested page table.
@@ -171,19 +174,29 @@ impl P2m {
         Unmapped::new(hv, self.tag)
     }
 
+    /// Number of guest frames that are to be populated on demand.
+    #[must_use]
+    pub fn demand(&self) -> u64 {
+        self.demand.load(Ordering::Acquire)
+    }
+
     /// What a guest frame is now. Takes no lock and no reference: fit to decide about a fault, not to touch the frame.
     #[must_use]
     pub fn query(&self, hv: &Hypervisor, gfn: Gfn) -> Lookup {
         self.table.get(hv.platform.memory(), gfn)
     }
 
-    /// Takes a reference on the page at `gfn`.
+    /// Takes a reference on the page at `gfn`. One that is to be populated on demand is; this takes the p2m's lock.
     ///
     /// # Errors
     /// See [`PageError`].
     pub fn get_page<'a>(&self, hv: &'a Hypervisor, gfn: Gfn, access: Access) -> Result<Page<'a>, PageError> {
         for _ in 0..RETRIES {
             let entry = self.query(hv, gfn).entry;
+            if entry.kind == Kind::OnDemand {
+                self.populate(hv, gfn).map_err(|_| PageError::Hole)?;
+                continue;
+            }
             if !entry.kind.present() {
                 return Err(PageError::Hole);
             }
@@ -239,6 +252,71 @@ impl P2m {
         self.log.note(gfn, count);
         frames.mapped();
         Ok(())
+    }
+
+    /// Makes an empty block of the domain's memory one that is populated on demand.
+    ///
+    /// # Errors
+    /// `EINVAL`: beyond the limit, not aligned, an identity map, or the domain is dying. `EEXIST`: part of it is in use.
+    /// `ENOMEM`: no table page.
+    pub fn add_on_demand(&self, hv: &Hypervisor, gfn: Gfn, order: Order) -> Result<(), Errno> {
+        let state = self.state.lock();
+        self.check_range(&state, gfn, order.frames())?;
+        if self.identity || !order.aligns(gfn.0) {
+            return Err(Errno::EINVAL);
+        }
+        self.fill(hv, gfn, order.frames(), Entry { kind: Kind::OnDemand, mfn: Mfn(0) })?;
+        self.demand.fetch_add(order.frames(), Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Gives a frame, or a large block around it, to a guest frame that is populated on demand. Nothing happens to any
+    /// other.
+    ///
+    /// # Errors
+    /// `ENOMEM`: what was set aside for the domain is used up, or there is no table page.
+    pub fn populate(&self, hv: &Hypervisor, gfn: Gfn) -> Result<(), Errno> {
+        let _state = self.state.lock();
+        let found = self.query(hv, gfn);
+        if found.entry.kind != Kind::OnDemand {
+            // Another CPU was faster.
+            return Ok(());
+        }
+        let large = [Order::LARGE].into_iter().filter(|&o| o <= found.order && o <= self.table.largest());
+        let mut result = Err(Errno::ENOMEM);
+        for order in large.chain([Order::PAGE]) {
+            let frames = match hv.frames.alloc_reserved(hv.platform.memory(), self.owner, order) {
+                Ok(frames) => frames,
+                Err(errno) => {
+                    result = Err(errno);
+                    continue;
+                }
+            };
+            let (start, count) = (frames.start(), frames.count());
+            let first = Gfn(gfn.0 & !order.mask());
+            let entry = Entry { kind: Kind::RamRw, mfn: start };
+            result = self.log.prepare(first, count).and_then(|()| self.set(hv, first, order, entry));
+            if result.is_ok() {
+                hv.frames.set_gfn(start, count, Some(first));
+                self.log.note(first, count);
+                frames.mapped();
+                self.demand.fetch_sub(count, Ordering::AcqRel);
+                return Ok(());
+            }
+            drop(frames);
+            // It was free a moment ago; if it is not any more, the domain has lost it.
+            let _ = hv.frames.set_reserve(self.owner, hv.frames.account(self.owner).reserved().saturating_add(count));
+        }
+        result
+    }
+
+    /// Sets aside what the frames to be populated on demand may need at most of `frames`.
+    ///
+    /// # Errors
+    /// `ENOMEM`: not that much is free.
+    pub fn reserve_for_demand(&self, hv: &Hypervisor, frames: u64) -> Result<(), Errno> {
+        let _state = self.state.lock();
+        hv.frames.set_reserve(self.owner, frames.min(self.demand()))
     }
 
     /// Maps machine memory that the allocator does not have ([`Kind::Mmio`], [`Kind::Firmware`]) into an empty range.
@@ -336,7 +414,7 @@ impl P2m {
     ) -> Result<Order, Errno> {
         let _state = self.state.lock();
         let found = self.query(hv, gfn);
-        if !found.entry.kind.present() {
+        if found.entry.kind == Kind::Hole {
             return Err(Errno::ENOENT);
         }
         accept(found.entry)?;
@@ -430,7 +508,7 @@ impl P2m {
         let mut smallest = Order::HUGE;
         for _ in 0..SEARCH {
             let found = self.query(hv, Gfn(at));
-            if found.entry.kind.present() {
+            if found.entry.kind != Kind::Hole {
                 return Err(Errno::EEXIST);
             }
             smallest = smallest.min(found.order);
@@ -502,6 +580,10 @@ impl P2m {
         batch.belong_to(self.tag);
         let end = match old.kind {
             Kind::Hole => return,
+            Kind::OnDemand => {
+                self.demand.fetch_sub(order.frames(), Ordering::AcqRel);
+                return;
+            }
             Kind::RamRw | Kind::RamRo | Kind::RamLogDirty if self.identity => End::Park(self.owner),
             Kind::RamRw | Kind::RamRo | Kind::RamLogDirty => End::Release,
             Kind::Special | Kind::Foreign | Kind::GrantRw | Kind::GrantRo => End::Put,

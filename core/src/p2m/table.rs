@@ -34,6 +34,8 @@ pub enum Kind {
     GrantRw = 8,
     /// As [`Kind::GrantRw`], not writable.
     GrantRo = 9,
+    /// The domain's own memory, which has no frame yet: it is given one when it is first touched.
+    OnDemand = 12,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             7 => Kind::Foreign,
             8 => Kind::GrantRw,
             9 => Kind::GrantRo,
+            12 => Kind::OnDemand,
             _ => Kind::Hole,
         }
     }
@@ -57,7 +60,7 @@ impl Kind {
     /// Whether the guest can reach a frame through the entry.
     #[must_use]
     pub const fn present(self) -> bool {
-        !matches!(self, Kind::Hole)
+        !matches!(self, Kind::Hole | Kind::OnDemand)
     }
 
     /// Whether the guest may write without a fault.

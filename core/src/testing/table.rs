@@ -111,7 +111,7 @@ impl NestedTable for TestTable {
         for base in inside {
             blocks.remove(&base);
         }
-        if entry.kind.present() {
+        if entry != Entry::HOLE {
             blocks.insert(gfn.0, (order, entry));
         }
         Ok(())

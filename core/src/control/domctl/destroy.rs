@@ -68,7 +68,8 @@ fn relinquish(hv: &Hypervisor, domain: &Arc<Domain>, spend: &mut dyn FnMut() -> 
     {
         return false;
     }
-    // Ending a claim cannot fail.
+    // Ending promises cannot fail.
     let _ = hv.frames.claim(domain.id, 0);
+    let _ = hv.frames.set_reserve(domain.id, 0);
     true
 }
