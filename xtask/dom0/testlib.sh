@@ -60,3 +60,30 @@ show_guest() {
     cat "$(console_of "$1")"
     tail -n 20 "/var/log/xen/xl-$1.log" /var/log/xen/xen-hotplug.log 2>/dev/null
 }
+
+# starts NAME: creates the guest of /tmp/NAME.cfg, which runs no script, and waits for its shell.
+starts() {
+    xl create -q "/tmp/$1.cfg" || fail "create $1"
+    guest_says "$1" "BusyBox shell" 120 || { show_guest "$1"; fail "$1 boots"; }
+}
+
+# in_guest NAME COMMAND: types a command into the shell of a guest, prints what it says and returns its status. What the
+# shell cannot take yet waits in the console's ring.
+in_guest() {
+    # Marks the answer; no two are asked at the same hundredth of a second.
+    asked=$(cut -d' ' -f1 /proc/uptime | tr -d .)
+    wait_for 60 sh -c "xenstore-read /local/domain/\$(xl domid $1)/console/tty >/dev/null 2>&1" || return 99
+    console=$(console_of "$1")
+    printf 'echo be""gun %s; %s; echo answ""ered %s $?\n' $asked "$2" $asked \
+        >"$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty")"
+    if ! wait_for 120 grep -q "^answered $asked " "$console"; then
+        echo "no answer to: $2" >&2
+        return 98
+    fi
+    # The shell shows what is typed, too, in lines of its own.
+    tr -d '\r' <"$console" | sed -n "/^begun $asked\$/,/^answered $asked /p" | sed '1d;$d'
+    return "$(sed -n "s/^answered $asked \([0-9]*\).*/\1/p" "$console")"
+}
+
+# column NAME N: a column of a guest's line in "xl list".
+column() { xl list "$1" | awk -v n="$2" 'END { print $n }'; }
