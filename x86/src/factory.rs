@@ -191,7 +191,8 @@ impl ArchFactory for X86Factory {
 
     fn new_vcpu(&self, _: &Hypervisor, domain: &Arc<Domain>, id: VcpuId) -> Result<Box<dyn ArchVcpu>, Errno> {
         let x86 = X86Domain::of(domain).ok_or(Errno::EINVAL)?;
-        let hardware = self.parts.machine.new_cpu(x86.tag, domain.p2m.root(), &DirectAccess::default());
+        let mut hardware = self.parts.machine.new_cpu(x86.tag, domain.p2m.root(), &DirectAccess::default());
+        hardware.trap_tsc(x86.tsc.settings().emulated_khz != 0);
         let config = LapicConfig { x2apic: true, tsc_deadline: x86.cpuid.has(Feature::TSC_DEADLINE) };
         let lapic = Lapic::new(apic_id(id.0), id.0 == 0, config);
         let msrs = MsrState::new(MsrPolicy { microcode: self.microcode, cpuid_faulting: true });
