@@ -14,9 +14,9 @@ use crate::devices::{self, Card, Controller, Disk};
 use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
 use crate::packages::Debian;
-use crate::rootfs;
 use crate::serial::{Event, Session};
 use crate::{acpi, bochs, build, host};
+use crate::{rootfs, run};
 
 /// Nothing that works prints these, whichever hypervisor and kernel.
 const FORBIDDEN: &[&str] = &[
@@ -113,10 +113,13 @@ pub(crate) struct Scenario {
     limit: u64,
     /// Controllers of empty disks that are made for it.
     disks: Vec<Controller>,
+    /// What has the disks before and after, under Debian's Xen.
+    before: Option<Box<Scenario>>,
+    after: Option<Box<Scenario>>,
 }
 
-/// Size of a disk that is made for a scenario.
-const DISK_MIB: u64 = 64;
+/// Size of a disk that is made for a scenario; what is not written to takes no room.
+const DISK_MIB: u64 = 256;
 
 /// How a scenario went.
 #[derive(Debug)]
@@ -146,6 +149,8 @@ impl Scenario {
             probe: false,
             clock_bound: None,
             follow: None,
+            before: None,
+            after: None,
             steps: Vec::new(),
             allowed: Vec::new(),
             limit: 120,
@@ -215,6 +220,18 @@ impl Scenario {
             self.machine.append.push(' ');
         }
         self.machine.append.push_str(options);
+        self
+    }
+
+    /// Before, another machine boots under Debian's Xen with the same disks.
+    pub(crate) fn xen_before(mut self, scenario: Scenario) -> Scenario {
+        self.before = Some(Box::new(scenario));
+        self
+    }
+
+    /// Afterwards, another machine boots under Debian's Xen with the same disks.
+    pub(crate) fn xen_after(mut self, scenario: Scenario) -> Scenario {
+        self.after = Some(Box::new(scenario));
         self
     }
 
@@ -334,6 +351,34 @@ impl Scenario {
 
     /// Boots the machine and watches it to its end.
     pub(crate) fn run(&self, debian: &Debian, hypervisor: &Path, is_xen: bool, logs: &Path) -> Result<Outcome> {
+        let mut disks = Vec::new();
+        for (number, controller) in self.disks.iter().enumerate() {
+            let file = host::output().join(format!("{}.disk{number}", self.name));
+            devices::empty_disk(&file, DISK_MIB)?;
+            disks.push(Disk::new(*controller, &file));
+        }
+        let under_xen = |scenario: &Scenario| {
+            let xen = run::debian_xen(debian)?;
+            scenario.boot(debian, &xen, true, logs, &disks)
+        };
+        let before = self.before.as_deref().map(under_xen).transpose()?;
+        if let Some(outcome) = before.filter(|o| o.failure.is_some()) {
+            return Ok(outcome);
+        }
+        let mut outcome = self.boot(debian, hypervisor, is_xen, logs, &disks)?;
+        if let (None, Some(scenario)) = (&outcome.failure, &self.after) {
+            outcome = under_xen(scenario)?;
+        }
+        if outcome.failure.is_none() {
+            // A failure can be repeated with the command in the log.
+            for number in 0..disks.len() {
+                let _ = std::fs::remove_file(host::output().join(format!("{}.disk{number}", self.name)));
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn boot(&self, debian: &Debian, hypervisor: &Path, is_xen: bool, logs: &Path, disks: &[Disk]) -> Result<Outcome> {
         let mut machine = self.machine.clone();
         let mut kernel = Some(debian.kernel());
         let mut module = None;
@@ -377,17 +422,11 @@ impl Scenario {
             module = Some(file);
             machine.dom0_append = format!("radon.script={path} {}", machine.dom0_append);
         }
-        let mut made = Vec::new();
         if self.flavour == Flavour::Debian {
             machine.disks.push(rootfs::disk(debian)?);
             machine.dom0_append = rootfs::KERNEL_OPTIONS.to_owned();
         }
-        for (number, controller) in self.disks.iter().enumerate() {
-            let file = host::output().join(format!("{}.disk{number}", self.name));
-            devices::empty_disk(&file, DISK_MIB)?;
-            machine.disks.push(Disk::new(*controller, &file));
-            made.push(file);
-        }
+        machine.disks.extend(disks.iter().cloned());
         let payload = Payload { hypervisor: hypervisor.to_path_buf(), is_xen, kernel, initrd: module };
         let mut emulator = machine.command(&payload, false)?;
         let log = logs.join(format!("{}.log", self.name));
@@ -440,9 +479,6 @@ impl Scenario {
         } else {
             // What was made for this machine only; a failure can be repeated with the command in the log.
             initrd::remove(self.name);
-            for disk in made {
-                let _ = std::fs::remove_file(disk);
-            }
         }
         Ok(Outcome { failure, log, lines })
     }

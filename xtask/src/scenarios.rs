@@ -228,6 +228,32 @@ pub(crate) fn soak(name: &'static str, seconds: u64) -> Scenario {
         .script(include_str!("../scripts/soak.sh"), &["soak", "dmesg"])
 }
 
+/// What one of the two saved, restored by the other.
+pub(crate) fn soak_streams() -> [Scenario; 2] {
+    [
+        stream_restored("stream-from-xen").xen_before(stream_saved("stream-from-xen-save")),
+        stream_saved("stream-to-xen").xen_after(stream_restored("stream-to-xen-restore")),
+    ]
+}
+
+/// A guest is saved to the disk.
+fn stream_saved(name: &'static str) -> Scenario {
+    Scenario::new(name)
+        .flavour(Flavour::Tools)
+        .disks(&[Controller::Virtio])
+        .limit(400)
+        .script(include_str!("../scripts/stream-save.sh"), &["save"])
+}
+
+/// It comes back from the disk.
+fn stream_restored(name: &'static str) -> Scenario {
+    Scenario::new(name)
+        .flavour(Flavour::Tools)
+        .disks(&[Controller::Virtio])
+        .limit(400)
+        .script(include_str!("../scripts/stream-restore.sh"), &["restore", "shutdown"])
+}
+
 /// Guests that move, `rounds` times each.
 pub(crate) fn soak_migrate(rounds: u64) -> Scenario {
     Scenario::new("soak-migrate")

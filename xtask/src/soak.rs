@@ -42,6 +42,7 @@ const SOAKS: &[(&str, &str)] = &[
     ("mixed", "load of all kinds on a dom0 with 4 CPUs: wake-ups, clocks and kernel messages are watched (10 minutes)"),
     ("boot", "boots with 2 and 4 CPUs, again and again, on a host that is kept busy (20 minutes)"),
     ("migrate", "guests with 1 to 4 CPUs move to the same host under load, some migrations break (80 migrations)"),
+    ("streams", "what Debian's Xen saved is restored, and the other way round (4 boots)"),
 ];
 
 /// Runs the soak that `options` name. Returns whether nothing failed.
@@ -60,6 +61,10 @@ pub(crate) fn soak(options: &Options) -> Result<bool> {
     let lab = Lab { debian, hypervisor, xen: options.xen };
     match name {
         "mixed" => one(&lab, &scenarios::soak("soak-mixed", options.minutes.unwrap_or(10) * 60)),
+        "streams" => {
+            let all = scenarios::soak_streams();
+            all.iter().map(|s| one(&lab, s)).try_fold(true, |good, this| Ok(good & this?))
+        }
         "migrate" => one(&lab, &scenarios::soak_migrate(options.rounds)),
         _ => boots(&lab, options),
     }

@@ -1,0 +1,12 @@
+# A guest is saved to the disk, for another hypervisor.
+. /etc/testlib.sh
+
+modprobe ext4
+mount -t ext4 /dev/vda /mnt || fail "the disk"
+guest traveller "vcpus=2" "cmdline='console=hvc0 quiet radon.script=/etc/load.sh radon.rest=200000'"
+xl create -q /tmp/traveller.cfg || fail create
+guest_says traveller "load 5" 60 || { show_guest traveller; fail boot; }
+xl save traveller /tmp/image >/tmp/save.log 2>&1 || { cat /tmp/save.log; fail save; }
+cp /tmp/image /mnt/image || fail "room on the disk"
+umount /mnt || fail "writing it out"
+ok save
