@@ -31,7 +31,7 @@ pub(super) fn measure(lab: &Lab) -> Result<Vec<Row>> {
     let names = radon.order.iter().filter(|name| !OTHERS.contains(&name.as_str()));
     let row = |name: &String| {
         let aim = Some(if SHORT.contains(&name.as_str()) { SHORT_AIM } else { AIM });
-        Ok(Row { name: name.clone(), unit: "", radon: radon.get(name)?, xen: Some(xen.get(name)?), aim })
+        Ok(Row { name: name.clone(), unit: "", radon: radon.get(name)?, xen: xen.get(name).ok(), aim })
     };
     names.map(row).collect()
 }
