@@ -240,7 +240,7 @@ pub(crate) fn soak_streams() -> [Scenario; 2] {
 fn stream_saved(name: &'static str) -> Scenario {
     Scenario::new(name)
         .flavour(Flavour::Tools)
-        .disks(&[Controller::Virtio])
+        .disks(&[Controller::Nvme])
         .limit(400)
         .script(include_str!("../scripts/stream-save.sh"), &["save"])
 }
@@ -249,7 +249,7 @@ fn stream_saved(name: &'static str) -> Scenario {
 fn stream_restored(name: &'static str) -> Scenario {
     Scenario::new(name)
         .flavour(Flavour::Tools)
-        .disks(&[Controller::Virtio])
+        .disks(&[Controller::Nvme])
         .limit(400)
         .script(include_str!("../scripts/stream-restore.sh"), &["restore", "shutdown"])
 }
