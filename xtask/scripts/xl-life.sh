@@ -39,4 +39,47 @@ is "$(xl vcpu-list one | awk '$3 == 0 { print $4, $7 }')" "1 1" || { xl vcpu-lis
 xl vcpu-pin one all all || fail "vcpu-pin all"
 ok "vcpu pin"
 
+xl mem-set one 100m || fail "mem-set 100m"
+wait_for 30 memory_is 100 || { xl list; fail "balloon up"; }
+xl mem-set one 200m || fail "mem-set 200m"
+wait_for 30 memory_is 200 || { xl list; fail "balloon down"; }
+[ "$(in_guest one "grep MemTotal /proc/meminfo" | awk '{ print $2 }')" -gt 150000 ] || fail "the guest has it"
+xl mem-max one 220m || fail mem-max
+xl mem-set one 240m 2>/dev/null && fail "more than mem-max"
+xl mem-set one 128m || fail "mem-set 128m"
+wait_for 30 memory_is 128 || { xl list; fail "balloon up again"; }
+ok balloon
+
+xl sched-credit2 -d one -w 512 -c 50 || fail "sched-credit2 sets"
+is "$(xl sched-credit2 -d one | awk 'END { print $3, $4 }')" "512 50" || fail "sched-credit2 shows"
+xl sched-credit2 -d one -c 0 || fail "sched-credit2 uncaps"
+ok parameters
+
+xl sysrq one h || fail sysrq
+guest_says one "sysrq: HELP" 30 || { show_guest one; fail "sysrq arrives"; }
+xl trigger one nmi 0 || fail "trigger nmi"
+nmis() { [ "$(in_guest one "grep NMI: /proc/interrupts" | awk '/NMI:/ { n = $2 } END { print n + 0 }')" -ge 1 ]; }
+wait_for 30 nmis || fail "the NMI arrives"
+ok signals
+
+xl cpupool-cpu-remove Pool-0 1 || fail "cpupool-cpu-remove"
+xl cpupool-create 'name="two"' 'cpus=["1"]' >/dev/null || fail "cpupool-create"
+xl cpupool-migrate one two || fail "cpupool-migrate"
+is "$(xl cpupool-list two | awk 'END { print $2, $5 }')" "1 1" || { xl cpupool-list; fail "cpupool-list"; }
+is "$(in_guest one "echo in pool" | grep -c '^in pool')" 1 || fail "runs in its pool"
+is "$(xl vcpu-list one | awk '$3 == 0 { print $4 }')" 1 || { xl vcpu-list; fail "runs on the pool's CPU"; }
+xl cpupool-destroy two 2>/dev/null && fail "a pool in use was destroyed"
+xl cpupool-migrate one Pool-0 || fail "cpupool-migrate back"
+xl cpupool-destroy two || fail "cpupool-destroy"
+xl cpupool-cpu-add Pool-0 1 || fail "cpupool-cpu-add"
+xl cpupool-numa-split || fail "cpupool-numa-split"
+is "$(xl cpupool-list -c | awk 'END { print $2 }')" 0,1 || { xl cpupool-list -c; fail "all CPUs are back"; }
+ok cpupools
+
+before=$(xl domid one)
+xl reboot -w one >/dev/null || fail reboot
+is "$(in_guest one "echo again here" | grep -c '^again here')" 1 || { show_guest one; fail "comes back"; }
+[ "$(xl domid one)" -gt "$before" ] || fail "the same domain"
+ok reboot
+
 xl destroy one || fail destroy

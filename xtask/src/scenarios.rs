@@ -130,10 +130,23 @@ pub(crate) fn all() -> Vec<Scenario> {
             include_str!("../scripts/xl-migrate.sh"),
             &["boot", "migrate", "broken stream", "never started", "shutdown"],
         ),
-        Scenario::new("xl-life")
-            .cpus(2, Threads::Single)
-            .limit(600)
-            .script(include_str!("../scripts/xl-life.sh"), &["boot", "names", "cpuid", "vcpu hotplug", "vcpu pin"]),
+        Scenario::new("xl-life").cpus(2, Threads::Single).limit(600).script(
+            include_str!("../scripts/xl-life.sh"),
+            &[
+                "boot",
+                "names",
+                "cpuid",
+                "vcpu hotplug",
+                "vcpu pin",
+                "balloon",
+                "parameters",
+                "signals",
+                "cpupools",
+                "reboot",
+                "crash",
+                "memory returned",
+            ],
+        ),
     ]
     .map(|scenario| scenario.flavour(Flavour::Tools));
     let refusals = [
