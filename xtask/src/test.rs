@@ -203,13 +203,30 @@ fn perform(check: Check, lab: &Lab, log: &Path) -> Result<Verdict> {
             if let Some(why) = scenario.obstacle() {
                 return Ok(Verdict::skipped(why, log.to_path_buf()));
             }
-            let outcome = lab.boot(&scenario)?;
-            Ok(match outcome.failure {
+            let mut outcome = lab.boot(&scenario)?;
+            let mut notes = Vec::new();
+            if met_double_exit(&outcome) {
+                notes.push(format!("run again after the crash that NEXT.md describes as unexplained: {DOUBLE_EXIT}"));
+                outcome = lab.boot(&scenario)?;
+            }
+            let mut verdict = match outcome.failure {
                 None => Verdict::passed(outcome.log),
                 Some(why) => Verdict::failed(why, outcome.log),
-            })
+            };
+            verdict.reasons.extend(notes);
+            Ok(verdict)
         }
     }
+}
+
+/// What Radon says of a crash in which QEMU with one thread per CPU seems to have carried out one #VMEXIT twice: the
+/// guest's saved state is then the hypervisor's, which no processor does and nothing can mend.
+const DOUBLE_EXIT: &str = "with the hypervisor's own CR3 in the VMCB";
+
+/// Whether a machine failed by the one crash that is known and not explained. Such a machine gets one more try, and the
+/// result says so.
+fn met_double_exit(outcome: &Outcome) -> bool {
+    outcome.failure.is_some() && outcome.lines.iter().any(|line| line.contains(DOUBLE_EXIT))
 }
 
 /// What emulated machines boot; made when the first one needs it.
@@ -322,6 +339,19 @@ mod tests {
     fn a_crash_without_a_failed_test_is_a_failure() {
         let verdict = Verdict::of_many(Counts { passed: 3, ..Counts::default() }, Vec::new(), false, PathBuf::new());
         assert_eq!((verdict.counts.passed, verdict.counts.failed), (3, 1));
+    }
+
+    #[test]
+    fn only_the_known_crash_gets_another_try() {
+        let outcome = |failure: Option<&str>, line: &str| Outcome {
+            failure: failure.map(str::to_owned),
+            log: PathBuf::new(),
+            lines: vec![line.to_owned()],
+        };
+        let crash = format!("(XEN) d0v1 crashed: exit 0x7b on CPU1, {DOUBLE_EXIT}");
+        assert!(met_double_exit(&outcome(Some("it printed"), &crash)));
+        assert!(!met_double_exit(&outcome(Some("it printed"), "(XEN) d0v1 crashed: exit 0x7b on CPU1")));
+        assert!(!met_double_exit(&outcome(None, &crash)));
     }
 
     #[test]
