@@ -1,6 +1,7 @@
 # What a user does to a running guest, and what the guest does then.
 . /etc/testlib.sh
 
+free_before=$(xl info free_memory)
 uuid=11111111-2222-3333-4444-555555555555
 guest one "uuid='$uuid'" "maxmem=256" "maxvcpus=2" "on_crash='preserve'" "cpuid='host,rdrand=0,sse4_2=0'" "tsc_mode='always_emulate'"
 starts one
@@ -82,4 +83,14 @@ is "$(in_guest one "echo again here" | grep -c '^again here')" 1 || { show_guest
 [ "$(xl domid one)" -gt "$before" ] || fail "the same domain"
 ok reboot
 
+xl sysrq one c || fail "sysrq c"
+crashed() { xl list one | grep -q 'sc-'; }
+wait_for 30 crashed || { xl list; show_guest one; fail "crash shows"; }
+sleep 2
+crashed || fail "it is not preserved"
 xl destroy one || fail destroy
+ok crash
+
+memory_back() { [ "$(xl info free_memory)" = "$free_before" ]; }
+wait_for 20 memory_back || { xl info free_memory; fail "memory of $free_before MiB returned"; }
+ok "memory returned"

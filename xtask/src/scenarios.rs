@@ -130,6 +130,11 @@ pub(crate) fn all() -> Vec<Scenario> {
             include_str!("../scripts/xl-migrate.sh"),
             &["boot", "migrate", "broken stream", "never started", "shutdown"],
         ),
+        // The other tests have the other xenstored.
+        Scenario::new("xl-devices").cpus(2, Threads::Single).limit(500).dom0_append("radon.xenstored=c").script(
+            include_str!("../scripts/xl-devices.sh"),
+            &["boot", "disks", "disk hotplug", "network", "network hotplug", "xentop", "shutdown"],
+        ),
         Scenario::new("xl-life").cpus(2, Threads::Single).limit(600).script(
             include_str!("../scripts/xl-life.sh"),
             &[

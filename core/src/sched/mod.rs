@@ -109,7 +109,7 @@ impl Scheduler {
         Scheduler::with_groups(kind, cpus, &[CpuSet::first(cpus)])
     }
 
-    /// As [`Scheduler::new`]; a policy with run queues has one for each of these groups of CPUs ([`groups`]).
+    /// As [`Scheduler::new`]; a policy with run queues has one for each of these groups of CPUs ([`groups()`]).
     #[must_use]
     pub fn with_groups(kind: PolicyKind, cpus: u32, groups: &[CpuSet]) -> Scheduler {
         let flags: Vec<CpuFlags> = (0..cpus).map(|_| CpuFlags::default()).collect();
