@@ -11,6 +11,7 @@
 // Unsafe: privileged instructions, and the VMCB that the processor reads and writes.
 #![allow(unsafe_code)]
 
+mod fpu;
 mod permission;
 mod vcpu;
 mod vmcb;
