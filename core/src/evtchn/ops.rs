@@ -9,12 +9,8 @@ use radon_abi::xen::DOMID_SELF;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::Pin;
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, operation, refused};
+use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, op, operation, refused};
 use crate::types::{DomainId, Gfn, GuestVirtAddr, Port, VcpuId};
-
-const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
-    Operation { number, name, coverage: Coverage::Full, handler }
-}
 
 /// All operations, at their numbers' places.
 pub static OPERATIONS: &[Operation] = &[

@@ -13,14 +13,10 @@ use super::table::{Granted, Purpose, Status};
 use super::{Part, copy};
 use crate::domain::Domain;
 use crate::frames::Order;
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, operation, refused};
+use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, op, operation, refused};
 use crate::hypervisor::Hypervisor;
 use crate::p2m::{Entry, Kind, Unmapped};
 use crate::types::{DomainId, GrantRef, GuestPhysAddr, GuestVirtAddr};
-
-const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
-    Operation { number, name, coverage: Coverage::Full, handler }
-}
 
 /// Operations that Xen refuses to translated callers.
 const fn no(number: u32, name: &'static str) -> Operation {

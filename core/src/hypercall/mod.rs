@@ -8,6 +8,7 @@ mod table;
 
 pub use caller::{Caller, Privilege};
 pub use table::{Coverage, HYPERCALLS, Hypercall, Operation, dispatch, operation, refused};
+pub(crate) use table::{no, op, part};
 
 use crate::types::GuestVirtAddr;
 use radon_abi::errno::Errno;

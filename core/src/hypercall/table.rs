@@ -116,6 +116,26 @@ pub fn operation(table: &'static [Operation], number: u32, caller: &Caller<'_>, 
     }
 }
 
+/// An entry of a table whose operation does all that the ABI says.
+pub(crate) const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
+    Operation { number, name, coverage: Coverage::Full, handler }
+}
+
+/// An entry of a table whose operation does some of it; `missing` says what it does not.
+pub(crate) const fn part(
+    number: u32,
+    name: &'static str,
+    missing: &'static str,
+    handler: fn(&Caller<'_>, Args) -> OpResult,
+) -> Operation {
+    Operation { number, name, coverage: Coverage::Partial(missing), handler }
+}
+
+/// An entry of a table whose operation is always refused.
+pub(crate) const fn no(number: u32, name: &'static str, errno: Errno) -> Operation {
+    Operation { number, name, coverage: Coverage::Refused(errno), handler: refused }
+}
+
 /// The handler of refused operations; never reached, since [`operation`] answers for it.
 pub fn refused(_: &Caller<'_>, _: Args) -> Result<Outcome, Errno> {
     Err(Errno::ENOSYS)

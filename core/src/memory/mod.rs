@@ -21,25 +21,8 @@ mod tests;
 use radon_abi::errno::Errno;
 use radon_abi::memory as abi;
 
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, operation, refused};
+use crate::hypercall::{Args, Caller, OpResult, Operation, Outcome, no, op, operation, part};
 pub use map::MemoryMap;
-
-const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
-    Operation { number, name, coverage: Coverage::Full, handler }
-}
-
-const fn part(
-    number: u32,
-    name: &'static str,
-    missing: &'static str,
-    handler: fn(&Caller<'_>, Args) -> OpResult,
-) -> Operation {
-    Operation { number, name, coverage: Coverage::Partial(missing), handler }
-}
-
-const fn no(number: u32, name: &'static str, errno: Errno) -> Operation {
-    Operation { number, name, coverage: Coverage::Refused(errno), handler: refused }
-}
 
 /// The operations of `memory_op`.
 pub static MEMORY_OPS: &[Operation] = &[

@@ -8,7 +8,7 @@ use radon_abi::hvm::{self as abi, HvmEvtchnUpcallVector, HvmGetMemType, HvmGetTi
 use radon_abi::xen::DOMID_SELF;
 
 use crate::domain::Domain;
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, operation, refused};
+use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, no, op, operation};
 use crate::p2m::Kind;
 use crate::types::{Gfn, VcpuId};
 
@@ -20,14 +20,6 @@ const FIRST_VECTOR: u8 = 16;
 const TSS_SIZE: u64 = 104;
 /// The size that a TSS has if the guest does not say.
 const TSS_DEFAULT_SIZE: u64 = 128;
-
-const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
-    Operation { number, name, coverage: Coverage::Full, handler }
-}
-
-const fn no(number: u32, name: &'static str, errno: Errno) -> Operation {
-    Operation { number, name, coverage: Coverage::Refused(errno), handler: refused }
-}
 
 /// All operations.
 pub static OPERATIONS: &[Operation] = &[

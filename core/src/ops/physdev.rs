@@ -7,13 +7,9 @@
 use radon_abi::errno::Errno;
 use radon_abi::physdev::{self as abi, DbgpOp, PciDevice, PciDeviceAdd, PciMmcfgReserved};
 
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, operation, refused};
+use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, op, operation, refused};
 use crate::platform::PciAddress;
 use crate::types::{GuestVirtAddr, MachineAddr};
-
-const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
-    Operation { number, name, coverage: Coverage::Full, handler }
-}
 
 const fn no(number: u32, name: &'static str) -> Operation {
     Operation { number, name, coverage: Coverage::Refused(Errno::ENOSYS), handler: refused }

@@ -12,7 +12,7 @@ use radon_abi::platform::{
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::power::set_processor_pminfo;
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, operation, refused};
+use crate::hypercall::{Args, Caller, OpResult, Operation, Outcome, SUCCESS, no, op, operation, part};
 use crate::sched::CPUS_MAX;
 use crate::time::clock::set_wall_clock;
 use crate::types::{CpuId, GuestVirtAddr, Nanoseconds};
@@ -23,23 +23,6 @@ const RESOURCE_ENTRIES_MAX: u32 = 3;
 const MSR_TSC: u64 = 0x10;
 /// Longest name of a symbol that is given, its end included.
 const SYMBOL_NAME_MAX: usize = 512;
-
-const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
-    Operation { number, name, coverage: Coverage::Full, handler }
-}
-
-const fn no(number: u32, name: &'static str, errno: Errno) -> Operation {
-    Operation { number, name, coverage: Coverage::Refused(errno), handler: refused }
-}
-
-const fn part(
-    number: u32,
-    name: &'static str,
-    missing: &'static str,
-    handler: fn(&Caller<'_>, Args) -> OpResult,
-) -> Operation {
-    Operation { number, name, coverage: Coverage::Partial(missing), handler }
-}
 
 /// All operations.
 pub static OPERATIONS: &[Operation] = &[

@@ -7,7 +7,7 @@ use radon_abi::errno::Errno;
 use radon_abi::features as feature;
 use radon_abi::version as abi;
 
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, operation};
+use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, op, operation};
 use crate::types::{GuestVirtAddr, PAGE_SIZE};
 
 /// The version of the ABI: Xen's, as tools and kernels compare it.
@@ -21,10 +21,6 @@ const CHANGESET: &str = concat!("radon ", env!("CARGO_PKG_VERSION"));
 const COMPILER: &str = concat!("rustc (at least ", env!("CARGO_PKG_RUST_VERSION"), ")");
 /// What Xen answers instead of what a guest may not know.
 const DENIED: &str = "<denied>";
-
-const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
-    Operation { number, name, coverage: Coverage::Full, handler }
-}
 
 /// All operations, at their numbers' places.
 pub static OPERATIONS: &[Operation] = &[

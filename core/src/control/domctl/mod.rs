@@ -24,26 +24,9 @@ use radon_abi::errno::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::domain::Domain;
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, operation, refused};
+use crate::hypercall::{Args, Caller, OpResult, Operation, Outcome, SUCCESS, no, op, operation, part};
 use crate::types::{DomainId, GuestVirtAddr, VcpuId};
 use crate::vcpu::Vcpu;
-
-const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
-    Operation { number, name, coverage: Coverage::Full, handler }
-}
-
-const fn part(
-    number: u32,
-    name: &'static str,
-    missing: &'static str,
-    handler: fn(&Caller<'_>, Args) -> OpResult,
-) -> Operation {
-    Operation { number, name, coverage: Coverage::Partial(missing), handler }
-}
-
-const fn no(number: u32, name: &'static str, errno: Errno) -> Operation {
-    Operation { number, name, coverage: Coverage::Refused(errno), handler: refused }
-}
 
 /// All operations.
 pub static OPERATIONS: &[Operation] = &[

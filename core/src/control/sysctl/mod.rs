@@ -16,27 +16,10 @@ use radon_abi::errno::Errno;
 use radon_abi::sysctl as abi;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, operation, refused};
+use crate::hypercall::{Args, Caller, OpResult, Operation, SUCCESS, no, op, operation, part};
 use crate::types::GuestVirtAddr;
 
 pub(in crate::control) use cpu_policy::copy_policy_part;
-
-const fn op(number: u32, name: &'static str, handler: fn(&Caller<'_>, Args) -> OpResult) -> Operation {
-    Operation { number, name, coverage: Coverage::Full, handler }
-}
-
-const fn part(
-    number: u32,
-    name: &'static str,
-    missing: &'static str,
-    handler: fn(&Caller<'_>, Args) -> OpResult,
-) -> Operation {
-    Operation { number, name, coverage: Coverage::Partial(missing), handler }
-}
-
-const fn no(number: u32, name: &'static str, errno: Errno) -> Operation {
-    Operation { number, name, coverage: Coverage::Refused(errno), handler: refused }
-}
 
 /// All operations.
 pub static OPERATIONS: &[Operation] = &[
