@@ -19,6 +19,7 @@ use crate::context::registers;
 use crate::devices::interrupt::Trigger;
 use crate::devices::lapic::{Lapic, LapicShared};
 use crate::msr::MsrState;
+use crate::run::WalkCache;
 use crate::virt::VirtualCpu;
 
 /// What the CPU that runs a vCPU owns.
@@ -31,6 +32,8 @@ pub struct VcpuState {
     pub msrs: MsrState,
     /// Reset by INIT and waiting for a start-up message.
     pub wait_for_sipi: bool,
+    /// Page-table walks that were made before.
+    pub walks: WalkCache,
 }
 
 /// The x86 part of a vCPU.
@@ -59,7 +62,10 @@ impl X86Vcpu {
             nmi_pending: AtomicBool::new(false),
             timer_due: AtomicBool::new(false),
             tsc_offset: AtomicU64::new(0),
-            state: Lock::new(Rank::VcpuState, VcpuState { cpu, lapic, msrs, wait_for_sipi }),
+            state: Lock::new(
+                Rank::VcpuState,
+                VcpuState { cpu, lapic, msrs, wait_for_sipi, walks: WalkCache::default() },
+            ),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Access to a domain's memory by guest-physical address, for page-table walks, emulation and shared structures.
 
+use core::sync::atomic::{Ordering, fence};
+
 use super::{Access, P2m, Page};
 use crate::hypervisor::Hypervisor;
 use crate::types::{GuestPhysAddr, MachineAddr, PAGE_SIZE};
@@ -23,6 +25,27 @@ impl<'a> GuestPhys<'a> {
         let page = self.p2m.get_page(self.hv, at.gfn(), access).map_err(|_| Errno::EFAULT)?;
         let address = MachineAddr(page.mfn().addr().0 | at.offset());
         Ok((page, address))
+    }
+
+    /// The map's generation, see [`P2m::generation`].
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.p2m.generation()
+    }
+
+    /// Where RAM at `at` is in the machine. No reference is taken: what is read there counts only if
+    /// [`GuestPhys::unchanged_since`] says so afterwards, and nothing may be written.
+    #[must_use]
+    pub fn locate(&self, at: GuestPhysAddr) -> Option<MachineAddr> {
+        let entry = self.p2m.query(self.hv, at.gfn()).entry;
+        entry.kind.counted().then(|| MachineAddr(entry.mfn.addr().0 | at.offset()))
+    }
+
+    /// Whether the map is as it was when [`GuestPhys::generation`] said `generation`, seen after all reads before.
+    #[must_use]
+    pub fn unchanged_since(&self, generation: u64) -> bool {
+        fence(Ordering::Acquire);
+        self.p2m.generation() == generation
     }
 
     /// Applies `f` to the parts of `at..at+len` that lie in one frame each: `(offset from at, machine address, length)`.

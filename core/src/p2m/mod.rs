@@ -13,6 +13,9 @@
 //! same, the frame was mapped at that moment and cannot be freed from then on. A frame that was freed or changed hands
 //! in between is noticed by the second look and put back.
 //!
+//! Reads that are made again and again ([`GuestPhys::unchanged_since`]) take no reference: they look whether the map's
+//! generation is the same before and after.
+//!
 //! # The identity-mapped hardware domain
 //!
 //! dom0 drives devices that address memory by machine address, and without an IOMMU nothing translates for them. Its
@@ -121,6 +124,8 @@ pub struct P2m {
     max_gfn: AtomicU64,
     /// Number of frames that are [`Kind::OnDemand`]; changed under the lock.
     demand: AtomicU64,
+    /// See [`P2m::generation`].
+    generation: AtomicU64,
 }
 
 impl P2m {
@@ -129,8 +134,9 @@ impl P2m {
     #[must_use]
     pub fn new(owner: DomainId, table: Box<dyn NestedTable>, tag: u64, identity: bool) -> P2m {
         let state = Lock::new(Rank::P2m, State { closed: false, cursor: Gfn(0), log_cursor: Gfn(0) });
-        let (log, max_gfn, demand) = (dirty::DirtyLog::default(), AtomicU64::new(0), AtomicU64::new(0));
-        P2m { owner, tag, identity, table, state, log, max_gfn, demand }
+        let log = dirty::DirtyLog::default();
+        let [max_gfn, demand, generation] = [const { AtomicU64::new(0) }; 3];
+        P2m { owner, tag, identity, table, state, log, max_gfn, demand, generation }
     }
 
     /// Machine address of the nested page table.
@@ -178,6 +184,15 @@ impl P2m {
     #[must_use]
     pub fn demand(&self) -> u64 {
         self.demand.load(Ordering::Acquire)
+    }
+
+    /// A number that changes whenever something that was mapped is mapped no more or otherwise, before the frame can be
+    /// used for anything else.
+    /// What was read from a frame that [`P2m::query`] gave is the guest's own if the number is the same before the query
+    /// and after the read (see [`GuestPhys::unchanged_since`]); so readers need no reference.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// What a guest frame is now. Takes no lock and no reference: fit to decide about a fault, not to touch the frame.
@@ -295,7 +310,7 @@ impl P2m {
             let (start, count) = (frames.start(), frames.count());
             let first = Gfn(gfn.0 & !order.mask());
             let entry = Entry { kind: Kind::RamRw, mfn: start };
-            result = self.log.prepare(first, count).and_then(|()| self.set(hv, first, order, entry));
+            result = self.log.prepare(first, count).and_then(|()| self.set_empty(hv, first, order, entry));
             if result.is_ok() {
                 hv.frames.set_gfn(start, count, Some(first));
                 self.log.note(first, count);
@@ -466,7 +481,15 @@ impl P2m {
         true
     }
 
+    /// Writes an entry over whatever is there.
     fn set(&self, hv: &Hypervisor, gfn: Gfn, order: Order, entry: Entry) -> Result<(), Errno> {
+        let result = self.set_empty(hv, gfn, order, entry);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        result
+    }
+
+    /// Writes an entry where no frame is mapped, so that no reader can have one from here.
+    fn set_empty(&self, hv: &Hypervisor, gfn: Gfn, order: Order, entry: Entry) -> Result<(), Errno> {
         self.table.set(hv.platform.memory(), &hv.frames, gfn, order, entry)
     }
 
@@ -495,7 +518,11 @@ impl P2m {
     fn replace(&self, hv: &Hypervisor, gfn: Gfn, entry: Entry, batch: &mut Unmapped<'_>) -> Result<(), Errno> {
         self.check_replaceable(hv, gfn)?;
         let old = self.query(hv, gfn).entry;
-        self.set(hv, gfn, Order::PAGE, entry)?;
+        if old.kind.present() {
+            self.set(hv, gfn, Order::PAGE, entry)?;
+        } else {
+            self.set_empty(hv, gfn, Order::PAGE, entry)?;
+        }
         self.retire(hv, gfn, Order::PAGE, old, batch);
         self.max_gfn.fetch_max(gfn.0, Ordering::AcqRel);
         Ok(())
@@ -527,7 +554,7 @@ impl P2m {
             let left = count.wrapping_sub(done);
             let fits = |o: &Order| *o <= self.table.largest() && o.aligns(g) && o.aligns(e.mfn.0) && o.frames() <= left;
             let order = [Order::HUGE, Order::LARGE].into_iter().find(fits).unwrap_or(Order::PAGE);
-            if let Err(errno) = self.set(hv, Gfn(g), order, e) {
+            if let Err(errno) = self.set_empty(hv, Gfn(g), order, e) {
                 // Nobody has a reference through the new entries that matters: the frames are the caller's still.
                 self.unfill(hv, gfn, done);
                 return Err(errno);

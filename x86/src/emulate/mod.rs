@@ -398,6 +398,14 @@ const PLAIN: &[(Op, &[u8])] = &[
     (Op::Rdtscp, &[0x0f, 0x01, 0xf9]),
 ];
 
+/// The length of the instruction that `bytes` begin with, if it is one of `expected` and has no prefix, as nearly all that
+/// are intercepted.
+#[must_use]
+pub fn plain_length(bytes: &[u8], expected: &[Op]) -> Option<u8> {
+    let plain = PLAIN.iter().find(|(op, code)| expected.contains(op) && bytes.starts_with(code));
+    plain.map(|(_, code)| code.len() as u8)
+}
+
 /// The length of the intercepted instruction at RIP, which must be one of `expected`. For processors that do not report
 /// where the next instruction begins.
 ///
@@ -412,12 +420,10 @@ pub fn intercepted_length(
 ) -> Result<u8, Fault> {
     let mode = code_mode(cpu);
     fetch_as(cpu, memory, supplied, mode, &|bytes| {
-        // Nearly always the instruction is plain; the decoder is for prefixes.
-        let plain = PLAIN.iter().find(|(op, code)| expected.contains(op) && bytes.starts_with(code));
-        match plain {
-            Some((_, code)) => Ok(Some(code.len() as u8)),
-            None => decode(bytes, mode).map(|i| expected.contains(&i.op).then_some(i.length)),
+        if let Some(length) = plain_length(bytes, expected) {
+            return Ok(Some(length));
         }
+        decode(bytes, mode).map(|i| expected.contains(&i.op).then_some(i.length))
     })?
     .ok_or(Fault::Retry)
 }

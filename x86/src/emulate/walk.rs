@@ -151,6 +151,12 @@ impl Paging {
         }
     }
 
+    /// Whether it is 4-level paging.
+    #[must_use]
+    pub const fn is_long(&self) -> bool {
+        matches!(self.kind, Kind::Long)
+    }
+
     /// Whether paging is on.
     #[must_use]
     pub const fn enabled(&self) -> bool {
@@ -191,13 +197,32 @@ pub fn walk_and_mark<M: TableMemory + ?Sized>(
     linear: u64,
     access: Access,
 ) -> Result<Translation, WalkError<M::Error>> {
+    walk_and_tell(memory, paging, linear, access).map(|(translation, _)| translation)
+}
+
+/// An entry of the tables that led to a translation: its guest-physical address, and the aligned 64-bit word there. A word
+/// of zero stands for no entry.
+pub type UsedEntry = (GuestPhysAddr, u64);
+
+/// As [`walk_and_mark`], and tells which entries led there. As long as these words are in memory, the same walk has the same
+/// result (PAE's four root entries are not told of).
+///
+/// # Errors
+/// See [`WalkError`].
+pub fn walk_and_tell<M: TableMemory + ?Sized>(
+    memory: &mut M,
+    paging: &Paging,
+    linear: u64,
+    access: Access,
+) -> Result<(Translation, [UsedEntry; 4]), WalkError<M::Error>> {
     if paging.kind == Kind::Off {
-        return Ok(untranslated(linear));
+        return Ok((untranslated(linear), [(GuestPhysAddr(0), 0); 4]));
     }
     for _ in 0..MAX_RESTARTS {
         let walk = Walk::run(memory, paging, linear, access)?;
         if walk.mark(memory, access.write).map_err(WalkError::Table)? {
-            return Ok(walk.translation);
+            let used = walk.steps.map(|step| (GuestPhysAddr(step.at), step.wanted(access.write) | step.word));
+            return Ok((walk.translation, used));
         }
     }
     Err(WalkError::Busy)
@@ -214,6 +239,13 @@ struct Step {
     word: u64,
     accessed: u64,
     dirty: u64,
+}
+
+impl Step {
+    /// The bits that the processor sets for an access.
+    const fn wanted(&self, write: bool) -> u64 {
+        self.accessed | if write { self.dirty } else { 0 }
+    }
 }
 
 struct Walk {
@@ -299,7 +331,7 @@ impl Walk {
     /// Sets accessed and dirty bits where they are missing. False if an entry changed since the walk.
     fn mark<M: TableMemory + ?Sized>(&self, memory: &mut M, write: bool) -> Result<bool, M::Error> {
         for step in &self.steps {
-            let wanted = step.accessed | if write { step.dirty } else { 0 };
+            let wanted = step.wanted(write);
             if step.word & wanted != wanted
                 && !memory.compare_exchange(GuestPhysAddr(step.at), step.word, step.word | wanted)?
             {

@@ -9,9 +9,13 @@ use super::guest::paging_of;
 use super::memory::{Effects, EmulatedMemory};
 use crate::cpuid::{Dynamic, Registers, TimeInfo};
 use crate::devices::lapic::ApicMode;
-use crate::emulate::{self, Cause, DEFAULT_BUDGET, Fault, GuestCpu, LinearMemory, Op};
+use crate::emulate::walk::Access;
+use crate::emulate::{self, Cause, DEFAULT_BUDGET, Fault, GuestCpu, LinearMemory, MAX_LENGTH, Op};
 use crate::ports::Ports;
-use crate::virt::{NestedFault, rflags};
+use crate::virt::{NestedFault, SegmentName, rflags};
+
+/// No intercepted instruction without prefixes and operands in memory is longer.
+const LONGEST_PLAIN: usize = 3;
 
 impl Cx<'_> {
     // ---- instructions ----
@@ -20,15 +24,18 @@ impl Cx<'_> {
     fn with_emulator<R>(&mut self, f: impl FnOnce(&mut GuestCpu<'_>, &mut LinearMemory<'_>, &[u8]) -> R) -> R {
         let now = self.now();
         let hv = self.hv();
-        let state = &mut *self.state;
-        let (cpl, flags) = (state.cpu.cpl(), state.cpu.regs().rflags);
-        let paging = paging_of(&*state.cpu);
-        let mut supplied = [0_u8; 15];
-        let given = state.cpu.instruction_bytes();
-        let length = given.len().min(supplied.len());
+        let mut supplied = [0_u8; MAX_LENGTH];
+        let given = self.state.cpu.instruction_bytes();
         for (to, from) in supplied.iter_mut().zip(given) {
             *to = *from;
         }
+        let length = match given.len().min(supplied.len()) {
+            0 => self.code(&mut supplied),
+            length => length,
+        };
+        let state = &mut *self.state;
+        let (cpl, flags) = (state.cpu.cpl(), state.cpu.regs().rflags);
+        let paging = paging_of(&*state.cpu);
         let mut physical = EmulatedMemory {
             hv,
             domain: self.domain,
@@ -57,7 +64,35 @@ impl Cx<'_> {
 
     /// The length of the intercepted instruction, for processors that do not tell.
     pub(super) fn instruction_length(&mut self, ops: &[Op]) -> Result<u8, Fault> {
+        if let Some(length) = self.plain_instruction_length(ops) {
+            return Ok(length);
+        }
         self.with_emulator(|cpu, memory, bytes| emulate::intercepted_length(cpu, memory, bytes, ops))
+    }
+
+    /// As [`Cx::instruction_length`] for the common case: 64-bit code without prefixes.
+    fn plain_instruction_length(&mut self, ops: &[Op]) -> Option<u8> {
+        let mut bytes = [0; LONGEST_PLAIN];
+        let length = self.code(&mut bytes);
+        emulate::plain_length(bytes.get(..length)?, ops)
+    }
+
+    /// Fetches code of a 64-bit guest from RIP on, up to the end of the page; returns how many bytes. None if a walk that
+    /// is kept does not serve.
+    fn code(&mut self, to: &mut [u8]) -> usize {
+        let state = &mut *self.state;
+        if !state.cpu.segment(SegmentName::Cs).is_long() {
+            return 0;
+        }
+        let rip = state.cpu.regs().rip;
+        let in_page = 0x1000_u64.wrapping_sub(rip & 0xfff).min(to.len() as u64) as usize;
+        let phys = GuestPhys::new(&self.sys.hv, &self.domain.p2m);
+        let memory = self.sys.hv.platform.memory();
+        let access = Access { user: state.cpu.cpl() == 3, ..Access::FETCH };
+        let paging = paging_of(&*state.cpu);
+        let fetched =
+            to.get_mut(..in_page).is_some_and(|part| state.walks.read(phys, memory, &paging, access, rip, part));
+        if fetched { in_page } else { 0 }
     }
 
     /// Executes the current instruction in software.

@@ -219,8 +219,9 @@ impl Cx<'_> {
         let width = if long { u64::MAX } else { u64::from(u32::MAX) };
         let args = Args(names.map(|n| regs.get(n) & width));
         let result = {
-            let memory = GuestMemory::new(self.hv(), self.domain, &*self.state.cpu);
-            let caller = Caller::new(self.hv(), self.domain, self.vcpu, &memory);
+            let hv = self.hv();
+            let memory = GuestMemory::new(hv, self.domain, self.state);
+            let caller = Caller::new(hv, self.domain, self.vcpu, &memory);
             dispatch(&caller, number, args)
         };
         let value = match result {

@@ -1,13 +1,17 @@
 //! A vCPU's memory by guest-virtual address: page-table walk, then the domain's p2m.
 
+use core::cell::RefCell;
+
 use radon_abi::errno::Errno;
 use radon_core::domain::Domain;
 use radon_core::hypervisor::Hypervisor;
 use radon_core::p2m::GuestPhys;
-use radon_core::platform::GuestVirtual;
+use radon_core::platform::{GuestVirtual, PhysMemory};
 use radon_core::types::{GuestPhysAddr, GuestVirtAddr, PAGE_SIZE};
 
 use crate::emulate::walk::{Access, Paging, TableMemory, Translation, WalkError, walk, walk_and_mark};
+use crate::run::WalkCache;
+use crate::vcpu::VcpuState;
 use crate::virt::VirtualCpu;
 
 /// Guest-physical memory for page-table walks.
@@ -31,7 +35,9 @@ impl TableMemory for Tables<'_> {
 /// so by making the call.
 pub struct GuestMemory<'a> {
     phys: GuestPhys<'a>,
+    memory: &'a dyn PhysMemory,
     paging: Paging,
+    walks: RefCell<&'a mut WalkCache>,
 }
 
 /// The paging mode of a vCPU.
@@ -41,10 +47,22 @@ pub(super) fn paging_of(cpu: &dyn VirtualCpu) -> Paging {
 }
 
 impl<'a> GuestMemory<'a> {
-    /// The memory of a vCPU of `domain` whose registers are in `cpu`.
+    /// The memory of the vCPU of `domain` that is in this state.
     #[must_use]
-    pub fn new(hv: &'a Hypervisor, domain: &'a Domain, cpu: &dyn VirtualCpu) -> GuestMemory<'a> {
-        GuestMemory { phys: GuestPhys::new(hv, &domain.p2m), paging: paging_of(cpu) }
+    pub fn new(hv: &'a Hypervisor, domain: &'a Domain, state: &'a mut VcpuState) -> GuestMemory<'a> {
+        GuestMemory {
+            phys: GuestPhys::new(hv, &domain.p2m),
+            memory: hv.platform.memory(),
+            paging: paging_of(&*state.cpu),
+            walks: RefCell::new(&mut state.walks),
+        }
+    }
+
+    /// Reads what is in one page through a walk that was made before.
+    fn read_again(&self, at: GuestVirtAddr, to: &mut [u8]) -> bool {
+        let Ok(mut walks) = self.walks.try_borrow_mut() else { return false };
+        let access = Access { smap_exempt: true, ..Access::READ };
+        walks.read(self.phys, self.memory, &self.paging, access, at.0, to)
     }
 
     fn find(&self, at: GuestVirtAddr, write: bool) -> Result<Translation, Errno> {
@@ -83,6 +101,9 @@ impl GuestVirtual for GuestMemory<'_> {
     fn read(&self, from: GuestVirtAddr, to: &mut [u8]) -> Result<(), Errno> {
         for_pages(from, to.len(), |offset, here, len| {
             let part = to.get_mut(offset..offset.saturating_add(len)).ok_or(Errno::EFAULT)?;
+            if self.read_again(here, part) {
+                return Ok(());
+            }
             self.phys.read(self.find(here, false)?.address, part)
         })
     }

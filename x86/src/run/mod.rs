@@ -16,6 +16,9 @@ mod memory;
 mod msrs;
 #[cfg(test)]
 mod tests;
+mod walk_cache;
+#[cfg(test)]
+mod walk_cache_tests;
 
 use alloc::sync::Arc;
 
@@ -26,6 +29,7 @@ use radon_core::types::{CpuId, Nanoseconds};
 use radon_core::vcpu::Vcpu;
 
 pub use guest::GuestMemory;
+pub use walk_cache::WalkCache;
 
 use crate::domain::X86Domain;
 use crate::irq::Router;

@@ -33,24 +33,24 @@ use crate::virt::{
 const MACHINE_FRAMES: u64 = 2048;
 const RAM_FRAMES: u64 = 64;
 const CODE: u64 = 0x8000;
-const DATA: u64 = 0xa000;
+pub(super) const DATA: u64 = 0xa000;
 /// Guest-physical addresses without RAM, which the page tables map.
 const HOLE: u64 = 0x40_0000;
 const LAPIC: u64 = 0xfee0_0000;
 /// Linear address of the local APIC's registers.
 const LAPIC_LINEAR: u64 = 0x20_0000;
-const GUEST: DomainId = DomainId(1);
+pub(super) const GUEST: DomainId = DomainId(1);
 const DB: Event = Event::DB;
 const DF: Event = Event::Exception { vector: 8, error_code: Some(0) };
 
-struct Rig {
-    sys: System,
+pub(super) struct Rig {
+    pub(super) sys: System,
     zen: &'static Zen,
-    domain: Arc<Domain>,
+    pub(super) domain: Arc<Domain>,
     asked: Arc<Mutex<Asked>>,
 }
 
-fn rig() -> Rig {
+pub(super) fn rig() -> Rig {
     Rig::new(Role::Guest, 7)
 }
 
@@ -127,7 +127,7 @@ impl Rig {
         rig
     }
 
-    fn put(&self, at: u64, bytes: &[u8]) {
+    pub(super) fn put(&self, at: u64, bytes: &[u8]) {
         GuestPhys::new(&self.sys.hv, &self.domain.p2m).write(GuestPhysAddr(at), bytes).unwrap();
     }
 
