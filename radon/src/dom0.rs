@@ -316,7 +316,7 @@ fn make_domain(
         .map(|n| {
             let hardware = sys.machine.new_cpu(tag, root, &direct);
             let lapic = Lapic::new(apic_id(n), n == 0, config);
-            let mut msrs = MsrState::new(MsrPolicy { microcode, cpuid_faulting: false });
+            let mut msrs = MsrState::new(MsrPolicy { microcode, cpuid_faulting: false, relaxed: false });
             msrs.memory_types = memory_types;
             Vcpu::new(&domain, VcpuId(n), Box::new(X86Vcpu::new(hardware, lapic, msrs, n != 0)))
         })

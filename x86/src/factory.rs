@@ -174,7 +174,7 @@ impl ArchFactory for X86Factory {
         if arch.misc_flags & !XEN_X86_MSR_RELAXED != 0 || arch.emulation_flags & !XEN_X86_EMU_ALL != 0 {
             return Err(Errno::EINVAL);
         }
-        if arch.misc_flags != 0 || arch.emulation_flags != XEN_X86_EMU_LAPIC {
+        if arch.emulation_flags != XEN_X86_EMU_LAPIC {
             return Err(Errno::EOPNOTSUPP);
         }
         Ok(())
@@ -195,7 +195,8 @@ impl ArchFactory for X86Factory {
         hardware.trap_tsc(x86.tsc.settings().emulated_khz != 0);
         let config = LapicConfig { x2apic: true, tsc_deadline: x86.cpuid.has(Feature::TSC_DEADLINE) };
         let lapic = Lapic::new(apic_id(id.0), id.0 == 0, config);
-        let msrs = MsrState::new(MsrPolicy { microcode: self.microcode, cpuid_faulting: true });
+        let relaxed = domain.control.config().arch.misc_flags & XEN_X86_MSR_RELAXED != 0;
+        let msrs = MsrState::new(MsrPolicy { microcode: self.microcode, cpuid_faulting: true, relaxed });
         Ok(Box::new(X86Vcpu::new(hardware, lapic, msrs, id.0 != 0)))
     }
 

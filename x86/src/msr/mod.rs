@@ -116,6 +116,9 @@ pub struct MsrPolicy {
     pub microcode: u64,
     /// The guest may make CPUID fault outside of its kernel (bit 31 of PLATFORM_INFO).
     pub cpuid_faulting: bool,
+    /// What is not known here reads as zero and drops writes, where the architecture has room for it: the way of Xen before
+    /// 4.15, which libvirt asks for when it restores a guest.
+    pub relaxed: bool,
 }
 
 /// A vCPU's own MSRs.
@@ -233,7 +236,7 @@ impl MsrState {
             msr::HWCR => when(amd, if cpuid.family() > 0xf { HWCR_TSC_FREQ_SEL } else { 0 })?,
             msr::DE_CFG => when(amd, DE_CFG_LFENCE)?,
             _ if is_amd_zero(number) => when(amd, 0)?,
-            _ => return Err(GeneralProtection),
+            _ => when(self.policy.relaxed && has_room(number), 0)?,
         }))
     }
 
@@ -321,7 +324,7 @@ impl MsrState {
             msr::MISC_ENABLE => require(intel)?,
             msr::HWCR | msr::DE_CFG => require(amd)?,
             _ if is_amd_zero(number) => require(amd)?,
-            _ => return Err(GeneralProtection),
+            _ => require(self.policy.relaxed && has_room(number))?,
         }
         Ok(Effect::None)
     }
@@ -342,6 +345,11 @@ fn is_amd_zero(number: u32) -> bool {
             | msr::BU_CFG
             | msr::BU_CFG2
     )
+}
+
+/// Whether a processor may have an MSR of that number: the three ranges that the MSR permission map covers.
+fn has_room(number: u32) -> bool {
+    matches!(number, 0..=0x1fff | 0xc000_0000..=0xc000_1fff | 0xc001_0000..=0xc001_1fff)
 }
 
 /// MSRs that are switched with the guest and exist always.

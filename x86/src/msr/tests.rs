@@ -68,7 +68,7 @@ struct Vcpu {
 impl Vcpu {
     fn amd() -> Vcpu {
         Vcpu {
-            state: MsrState::new(MsrPolicy { microcode: 0x0830_1055, cpuid_faulting: true }),
+            state: MsrState::new(MsrPolicy { microcode: 0x0830_1055, cpuid_faulting: true, relaxed: false }),
             registers: Fake::default(),
             cpuid: cpuid(false, u32::MAX),
         }
@@ -292,6 +292,27 @@ fn linux_on_zen_sees_no_fault() {
         assert_eq!(v.set(number, u64::MAX), Ok(Effect::None));
     }
     assert_eq!(v.value(msr::HWCR), HWCR_TSC_FREQ_SEL);
+}
+
+#[test]
+fn relaxed_is_unknown_reads_zero() {
+    let mut v = Vcpu::amd();
+    let unknown = [0xc001_1020, 0x1fff, 0x34];
+    for number in unknown {
+        v.refuses(number, 1);
+        assert_eq!(v.get(number), Err(GeneralProtection), "{number:#x}");
+    }
+    v.state = MsrState::new(MsrPolicy { relaxed: true, ..MsrPolicy::default() });
+    for number in unknown {
+        assert_eq!(v.set(number, u64::MAX), Ok(Effect::None), "{number:#x}");
+        assert_eq!(v.value(number), 0, "{number:#x}");
+    }
+    // No processor has them; and what is known stays as it is.
+    for number in [0x2000, 0x4000_0001, 0xc000_2000, 0xc001_2000, u32::MAX] {
+        v.refuses(number, 0);
+        assert_eq!(v.get(number), Err(GeneralProtection), "{number:#x}");
+    }
+    v.refuses(msr::LSTAR, NOT_CANONICAL);
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Rig {
             cpu.asked = asked.clone();
             cpu.reset();
             let lapic = Lapic::new(2 * n, n == 0, LapicConfig { x2apic: true, tsc_deadline: true });
-            let msrs = MsrState::new(MsrPolicy { microcode: 1, cpuid_faulting: true });
+            let msrs = MsrState::new(MsrPolicy { microcode: 1, cpuid_faulting: true, relaxed: false });
             Vcpu::new(&domain, VcpuId(n), Box::new(X86Vcpu::new(Box::new(cpu), lapic, msrs, n != 0)))
         };
         domain.set_vcpus((0..2).map(vcpu).collect());
