@@ -1,8 +1,9 @@
 //! The initial file systems of dom0 and guests, made from unpacked Debian packages.
 //!
-//! Two flavours: [`Flavour::Mini`] is BusyBox and kernel modules; [`Flavour::Tools`] adds Xen's own tools with their
-//! libraries, and a kernel and the mini flavour again for guests to boot. They are not compressed: the emulated CPU
-//! would spend longer on unpacking than a loader on copying. They are made anew on each run, in well under a second.
+//! Three flavours: [`Flavour::Mini`] is BusyBox and kernel modules; [`Flavour::Tools`] adds Xen's own tools with their
+//! libraries, and a kernel and the mini flavour again for guests to boot; [`Flavour::Full`] adds libvirt and QEMU. They
+//! are not compressed: the emulated CPU would spend longer on unpacking than a loader on copying. They are made anew on
+//! each run, in well under a second.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +13,9 @@ use object::elf::{DT_NEEDED, FileHeader64};
 use object::read::elf::{Dyn, FileHeader};
 
 use crate::cpio::Archive;
-use crate::host;
 use crate::modules::{self, Tree};
 use crate::packages::Debian;
+use crate::{extras, host};
 
 /// What is in an initial file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -23,6 +24,8 @@ pub(crate) enum Flavour {
     Mini,
     /// Also xl, both xenstoreds, the console daemon, bash, and a guest's kernel and file system in /boot.
     Tools,
+    /// Also libvirt with its driver for Xen, and QEMU for qcow2 disks, shared folders and frame buffers of guests.
+    Full,
     /// A Debian system with systemd on a virtio disk; log in as root, without a password.
     Debian,
 }
@@ -47,6 +50,8 @@ const MODULES: &[&str] = &[
     "sd_mod",
     "nvme",
     "e1000e",
+    "9p",
+    "9pnet_xen",
     "ext4",
     "crc32c_generic",
 ];
@@ -78,6 +83,12 @@ pub(crate) fn build(debian: &Debian, flavour: Flavour) -> Result<PathBuf> {
             tools(&mut archive, debian, std::mem::take(&mut bytes))?;
             archive.write(&mut bytes)?;
             "tools.cpio"
+        }
+        Flavour::Full => {
+            tools(&mut archive, debian, std::mem::take(&mut bytes))?;
+            full(&mut archive, debian)?;
+            archive.write(&mut bytes)?;
+            "full.cpio"
         }
     };
     store(name, &bytes)
@@ -164,11 +175,38 @@ fn tools(archive: &mut Archive, debian: &Debian, guest: Vec<u8>) -> Result<()> {
         };
         files.extend(programs.into_iter().filter(wanted));
     }
-    let mut libraries: Vec<String> = LOADED_LATE.iter().map(|name| (*name).to_owned()).collect();
+    programs(archive, &[&debian.root], &files, LOADED_LATE)?;
+    archive.file(ELF_LOADER.1, 0o755, read(&debian.root.join(ELF_LOADER.0))?);
+    archive.file("etc/xen/start", 0o755, include_str!("../dom0/start-xen"));
+    archive.file("boot/vmlinuz", 0o644, read(&debian.kernel())?);
+    archive.file("boot/guest.cpio", 0o644, guest);
+    Ok(())
+}
+
+fn full(archive: &mut Archive, debian: &Debian) -> Result<()> {
+    let root = extras::fetch()?;
+    let files: Vec<String> = extras::PROGRAMS.iter().map(|file| (*file).to_owned()).collect();
+    programs(archive, &[&root, &debian.root], &files, &[])?;
+    for folder in extras::FOLDERS {
+        let mut files = Vec::new();
+        list(&root, folder, &mut files)?;
+        for path in files {
+            archive.file(&path, 0o644, read(&root.join(&path))?);
+        }
+    }
+    archive.file("etc/libvirt/start", 0o755, include_str!("../dom0/start-libvirt"));
+    Ok(())
+}
+
+/// Adds `files`, which are in one of the folders `roots`, and all libraries that they need, besides `libraries`.
+fn programs(archive: &mut Archive, roots: &[&Path], files: &[String], libraries: &[&str]) -> Result<()> {
+    let mut libraries: Vec<String> = libraries.iter().map(|name| (*name).to_owned()).collect();
     for path in files {
-        let content = read(&debian.root.join(&path))?;
+        let mut places = roots.iter().map(|root| root.join(path));
+        let place = places.find(|place| place.exists());
+        let content = read(&place.with_context(|| format!("no fetched package has {path}"))?)?;
         libraries.extend(needed_libraries(&content));
-        let inside = if path.starts_with("bin/") { format!("usr/{path}") } else { path };
+        let inside = if path.starts_with("bin/") { format!("usr/{path}") } else { path.clone() };
         archive.file(&inside, 0o755, content);
     }
     while let Some(name) = libraries.pop() {
@@ -176,16 +214,12 @@ fn tools(archive: &mut Archive, debian: &Debian, guest: Vec<u8>) -> Result<()> {
         if archive.contains(&inside) {
             continue;
         }
-        let mut places = LIBRARY_FOLDERS.iter().map(|folder| debian.root.join(folder).join(&name));
-        let place = places.find(|place| place.exists());
+        let folders = roots.iter().flat_map(|root| LIBRARY_FOLDERS.iter().map(move |folder| root.join(folder)));
+        let place = folders.map(|folder| folder.join(&name)).find(|place| place.exists());
         let content = read(&place.with_context(|| format!("no fetched package has the library {name}"))?)?;
         libraries.extend(needed_libraries(&content));
         archive.file(&inside, 0o644, content);
     }
-    archive.file(ELF_LOADER.1, 0o755, read(&debian.root.join(ELF_LOADER.0))?);
-    archive.file("etc/xen/start", 0o755, include_str!("../dom0/start-xen"));
-    archive.file("boot/vmlinuz", 0o644, read(&debian.kernel())?);
-    archive.file("boot/guest.cpio", 0o644, guest);
     Ok(())
 }
 

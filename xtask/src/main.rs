@@ -7,6 +7,7 @@ mod build;
 mod clocks;
 mod cpio;
 mod devices;
+mod extras;
 mod host;
 mod image;
 mod initrd;

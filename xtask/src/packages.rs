@@ -107,22 +107,9 @@ pub(crate) fn fetch() -> Result<Debian> {
     {
         return Ok(Debian { root, kernel_release: release.to_owned() });
     }
-    host::ensure_tools(host::UNPACK)?;
-    let fresh = folder.join("new");
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh)?;
-    }
-    fs::create_dir_all(&fresh)?;
     let apt = Apt::new(&folder)?;
-    eprintln!("Fetching {} Debian packages into {} (nothing is installed)", PACKAGES.len() + 1, folder.display());
-    apt.update()?;
     let progress = progress_bar(PACKAGES.len() + 1)?;
-    for package in PACKAGES {
-        progress.set_message(package.name);
-        let file = apt.download(package.name, Some(package.version), &progress)?;
-        unpack(&file, &fresh)?;
-        progress.inc(1);
-    }
+    let fresh = unpack_all(PACKAGES, &apt, &folder, &progress)?;
     progress.set_message(KERNEL.name);
     let file = match apt.download(KERNEL.name, Some(KERNEL.version), &progress) {
         Ok(file) => file,
@@ -142,6 +129,45 @@ pub(crate) fn fetch() -> Result<Debian> {
     fs::rename(&fresh, &root)?;
     fs::write(&stamp, format!("{release}\n{wanted}"))?;
     Ok(Debian { root, kernel_release: release })
+}
+
+/// Makes sure that the packages of `table` are unpacked in a folder of this name, and returns it.
+pub(crate) fn fetch_set(name: &str, table: &[Package]) -> Result<PathBuf> {
+    let folder = host::cache().join("debian");
+    let root = folder.join(name);
+    let stamp = folder.join(format!("{name}-complete"));
+    let wanted = table_text(table);
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == wanted) {
+        return Ok(root);
+    }
+    let progress = progress_bar(table.len())?;
+    let fresh = unpack_all(table, &Apt::new(&folder)?, &folder, &progress)?;
+    progress.finish_and_clear();
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
+    }
+    fs::rename(&fresh, &root)?;
+    fs::write(&stamp, wanted)?;
+    Ok(root)
+}
+
+/// Downloads the packages of `table` and unpacks them into a new folder inside of `folder`.
+fn unpack_all(table: &[Package], apt: &Apt, folder: &Path, progress: &ProgressBar) -> Result<PathBuf> {
+    host::ensure_tools(host::UNPACK)?;
+    let fresh = folder.join("new");
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh)?;
+    }
+    fs::create_dir_all(&fresh)?;
+    eprintln!("Fetching {} Debian packages into {} (nothing is installed)", table.len(), folder.display());
+    apt.update()?;
+    for package in table {
+        progress.set_message(package.name);
+        let file = apt.download(package.name, Some(package.version), progress)?;
+        unpack(&file, &fresh)?;
+        progress.inc(1);
+    }
+    Ok(fresh)
 }
 
 /// A table as text, to see whether it has changed.

@@ -154,6 +154,11 @@ pub(crate) fn all() -> Vec<Scenario> {
         ),
     ]
     .map(|scenario| scenario.flavour(Flavour::Tools));
+    let managed = [Scenario::new("virsh").cpus(2, Threads::Single).limit(600).script(
+        include_str!("../scripts/virsh.sh"),
+        &["host", "start", "information", "control", "save and restore", "shutdown and destroy"],
+    )]
+    .map(|scenario| scenario.flavour(Flavour::Full));
     let refusals = [
         refuses("no-module", "the boot loader passed no module").kernel(Kernel::Absent),
         refuses("kernel-is-text", "neither a bzImage nor an ELF file")
@@ -200,7 +205,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         refuses("cpu-without-svm", "this processor has no AMD SVM").cpu_flags(",-svm"),
         refuses("cpu-without-npt", "SVM without nested paging").cpu_flags(",-npt"),
     ];
-    boots.into_iter().chain(devices).chain(debian).chain(ends).chain(toolstack).chain(refusals).collect()
+    boots.into_iter().chain(devices).chain(debian).chain(ends).chain(toolstack).chain(managed).chain(refusals).collect()
 }
 
 /// A machine whose dom0 reaches user space, runs a script and powers off.
