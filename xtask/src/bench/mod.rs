@@ -8,6 +8,7 @@
 mod boot;
 mod kernel;
 mod micro;
+mod profile;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,6 +47,9 @@ pub(crate) struct Options {
     /// Record the counts of Radon's micro set for --quick
     #[arg(long, conflicts_with = "what")]
     record: bool,
+    /// Show by function where Radon's instructions go while a guest repeats this operation of the micro set
+    #[arg(long, value_name = "OPERATION", conflicts_with_all = ["what", "quick", "record"])]
+    profile: Option<String>,
 }
 
 /// A set of measurements.
@@ -89,6 +93,17 @@ pub(crate) fn bench(options: &Options) -> Result<bool> {
     }
     if options.record {
         micro::record(&lab)?;
+        return Ok(true);
+    }
+    if let Some(operation) = &options.profile {
+        let profile = profile::measure(&lab, operation)?;
+        let text = serde_json::to_string_pretty(&profile.json())?;
+        fs::write(lab.folder.join(format!("profile-{operation}.json")), format!("{text}\n"))?;
+        if options.json {
+            println!("{text}")
+        } else {
+            print!("{}", profile.table())
+        }
         return Ok(true);
     }
     for what in [What::Boot, What::Micro] {
@@ -171,6 +186,39 @@ impl Lab {
         }
     }
 
+    /// Starts `machine` with `hypervisor` and `kernel` as dom0's, and says which file the result port writes.
+    fn start(
+        &self,
+        name: &str,
+        hypervisor: &Path,
+        kernel: &Path,
+        initrd: Option<&Path>,
+        mut machine: Machine,
+    ) -> Result<(Session, PathBuf)> {
+        let results = self.folder.join(format!("{name}.results"));
+        let words = [
+            "-chardev",
+            &format!("file,id=results,path={}", results.display()),
+            "-device",
+            &format!("isa-debugcon,iobase={RESULT_PORT:#x},chardev=results"),
+            "-device",
+            &format!("isa-debug-exit,iobase={END_PORT:#x},iosize=0x4"),
+        ];
+        machine.extra.extend(words.map(str::to_owned));
+        let payload = Payload {
+            hypervisor: hypervisor.to_path_buf(),
+            // Both get the machine that Xen needs.
+            is_xen: true,
+            kernel: Some(kernel.to_path_buf()),
+            initrd: initrd.map(Path::to_path_buf),
+        };
+        // Results of an earlier run are none of this one's.
+        fs::write(&results, "")?;
+        let mut qemu = machine.command(&payload, false)?;
+        let session = Session::start(&mut qemu, &log_of(name), Duration::from_secs(LIMIT), false)?;
+        Ok((session, results))
+    }
+
     /// Boots `hypervisor` with `kernel` as dom0's, and returns what was written to the result port.
     fn run(
         &self,
@@ -181,30 +229,12 @@ impl Lab {
         memory_mib: u32,
         arguments: &str,
     ) -> Result<Vec<u8>> {
-        let results = self.folder.join(format!("{name}.results"));
         let mut machine = Machine::new(&format!("bench-{name}"));
         machine.icount = true;
         machine.memory_mib = memory_mib;
         machine.dom0_append = arguments.to_owned();
-        let words = [
-            "-chardev",
-            &format!("file,id=results,path={}", results.display()),
-            "-device",
-            &format!("isa-debugcon,iobase={RESULT_PORT:#x},chardev=results"),
-            "-device",
-            &format!("isa-debug-exit,iobase={END_PORT:#x},iosize=0x4"),
-        ];
-        machine.extra = words.map(str::to_owned).to_vec();
-        let payload = Payload {
-            hypervisor: hypervisor.to_path_buf(),
-            // Both get the machine that Xen needs.
-            is_xen: true,
-            kernel: Some(kernel.to_path_buf()),
-            initrd: initrd.map(Path::to_path_buf),
-        };
-        let log = host::output().join(format!("logs/bench-{name}.log"));
-        let mut session =
-            Session::start(&mut machine.command(&payload, false)?, &log, Duration::from_secs(LIMIT), false)?;
+        let (mut session, results) = self.start(name, hypervisor, kernel, initrd, machine)?;
+        let log = log_of(name);
         loop {
             match session.next()? {
                 Event::Line(_) | Event::Partial(_) => {}
@@ -224,6 +254,11 @@ impl Lab {
         let bytes = self.run(name.trim_end_matches('-'), hypervisor, &self.guest, None, memory_mib, arguments)?;
         Figures::parse(&String::from_utf8_lossy(&bytes)).with_context(|| format!("the guest's results ({name})"))
     }
+}
+
+/// Where the console output of a run goes.
+fn log_of(name: &str) -> PathBuf {
+    host::output().join(format!("logs/bench-{name}.log"))
 }
 
 /// When the counter was `entry`, in nanoseconds since reset: a hypervisor may have dom0's counter begin later than the

@@ -14,7 +14,7 @@ use zerocopy::FromZeros;
 
 use super::hypercall::{call, loopback, map_special, must, operate, set_parameter};
 use super::port::{in32, out32, result};
-use super::{interrupts, rdtsc};
+use super::{interrupts, is_asked, rdtsc};
 
 /// Operations of a batch, and batches.
 const BATCH: u64 = 32;
@@ -78,8 +78,15 @@ pub(crate) fn run() {
     grants();
 }
 
-/// Runs `operation` in batches and prints what one costs.
+/// Runs `operation` in batches and prints what one costs. With the words `repeat=` and its name on the command line, runs it
+/// for ever instead, for someone who watches.
 fn measure(name: &str, mut operation: impl FnMut()) {
+    if is_asked("repeat=", name) {
+        result("repeats", 1);
+        loop {
+            operation();
+        }
+    }
     let overhead = batch(&mut || _ = black_box(0));
     batch(&mut operation);
     let mut costs = [0; BATCHES];

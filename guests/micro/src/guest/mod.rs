@@ -9,6 +9,7 @@ use core::arch::{asm, global_asm};
 use core::ffi::CStr;
 use core::fmt::Write;
 use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 global_asm!(include_str!("entry.S"), options(att_syntax, raw));
 
@@ -28,7 +29,8 @@ fn rdtsc() -> u64 {
 
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(start_info: u32) -> ! {
-    let wants_micro = command_line(start_info).split(' ').any(|word| word == "micro");
+    START_INFO.store(start_info, Ordering::Relaxed);
+    let wants_micro = is_asked("micro", "");
     // SAFETY: written once, by the entry code.
     port::result("entry", unsafe { entry_tsc });
     if !wants_micro {
@@ -61,13 +63,21 @@ fn clock() {
     port::result("minutes", u64::from(read(MINUTES)));
 }
 
-/// The command line that the start information at this address points to.
-fn command_line(start_info: u32) -> &'static str {
+/// The address of the start information.
+static START_INFO: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the command line has the word `first` followed by `second`.
+fn is_asked(first: &str, second: &str) -> bool {
+    command_line().split(' ').any(|word| word.strip_prefix(first) == Some(second))
+}
+
+/// The command line that the start information points to.
+fn command_line() -> &'static str {
     /// Where `struct hvm_start_info` has the address of the command line.
     const COMMAND_LINE: u64 = 24;
     // SAFETY: by the PVH protocol the loader passes such a structure, and the text ends with a NUL; both stay.
     let text = unsafe {
-        let at = *((u64::from(start_info) + COMMAND_LINE) as *const u64);
+        let at = *((u64::from(START_INFO.load(Ordering::Relaxed)) + COMMAND_LINE) as *const u64);
         if at == 0 { c"" } else { CStr::from_ptr(at as *const _) }
     };
     text.to_str().unwrap_or_default()
