@@ -229,11 +229,11 @@ pub trait ArchVcpu: Any + Send + Sync {
     fn tsc_offset(&self) -> u64 {
         0
     }
-    /// Sets the first state of a vCPU that is down (`VCPUOP_initialise`).
+    /// Sets the first state of a vCPU of `domain` that is down (`VCPUOP_initialise`).
     ///
     /// # Errors
     /// `EINVAL` for a state that cannot be; `EOPNOTSUPP` where this is not to be had.
-    fn initialise(&self, _state: &HvmContext) -> Result<(), Errno> {
+    fn initialise(&self, _domain: &Domain, _state: &HvmContext) -> Result<(), Errno> {
         Err(Errno::EOPNOTSUPP)
     }
     /// The registers, as a debugger sees them. The vCPU is off its CPU.

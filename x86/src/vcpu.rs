@@ -11,13 +11,16 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::guest_context::VcpuGuestContext;
+use radon_abi::vcpu::HvmContext;
+use radon_core::domain::Domain;
 use radon_core::platform::ArchVcpu;
 use radon_core::sync::{Lock, Rank};
 use radon_core::vcpu::Vcpu;
 
-use crate::context::registers;
+use crate::context::{self, registers};
 use crate::devices::interrupt::Trigger;
 use crate::devices::lapic::{Lapic, LapicShared};
+use crate::domain::X86Domain;
 use crate::msr::MsrState;
 use crate::run::WalkCache;
 use crate::virt::VirtualCpu;
@@ -97,6 +100,11 @@ impl ArchVcpu for X86Vcpu {
 
     fn tsc_offset(&self) -> u64 {
         self.tsc_offset.load(Ordering::Acquire)
+    }
+
+    fn initialise(&self, domain: &Domain, state: &HvmContext) -> Result<(), Errno> {
+        let x86 = X86Domain::of(domain).ok_or(Errno::EOPNOTSUPP)?;
+        context::start(&mut *self.state.try_lock().ok_or(Errno::EBUSY)?, &x86.cpuid, state)
     }
 
     fn guest_context(&self) -> Result<Box<VcpuGuestContext>, Errno> {

@@ -76,7 +76,7 @@ fn initialise(caller: &Caller<'_>, args: Args) -> OpResult {
     let vcpu = target(caller, args)?;
     vcpu.events.info().ok_or(Errno::EINVAL)?;
     let state: abi::HvmContext = caller.read(args.handle(2))?;
-    vcpu.sched.unit.initialise(|| vcpu.arch.initialise(&state))?;
+    vcpu.sched.unit.initialise(|| vcpu.arch.initialise(caller.domain, &state))?;
     SUCCESS
 }
 

@@ -2,8 +2,8 @@
 //! counter. Under `-icount` a tick is an instruction. `cargo xtask bench` boots it as dom0 and reads its results.
 //!
 //! It prints `name value` lines: when its first instruction ran, what memory the hypervisor has left, and, with the word
-//! `micro` on its command line, what single operations cost (`repeat=NAME` repeats one of them). It has one CPU, no heap, and owns its virtual machine
-//! entirely.
+//! `micro` on its command line, what single operations cost (`repeat=NAME` repeats one of them); for that it needs two CPUs.
+//! It has no heap and owns its virtual machine entirely.
 // Unsafe: a kernel of its own, which talks to hardware and hypervisor.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 #![allow(unsafe_code)]

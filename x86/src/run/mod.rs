@@ -15,6 +15,8 @@ mod interrupts;
 mod memory;
 mod msrs;
 #[cfg(test)]
+mod start_tests;
+#[cfg(test)]
 mod tests;
 mod walk_cache;
 #[cfg(test)]

@@ -10,6 +10,10 @@ use serde_json::{Map, Value};
 use super::{Figures, Hypervisor, Lab, Row};
 use crate::host;
 
+/// What has the guest measure operations.
+pub(super) const WORD: &str = "micro";
+/// It has two CPUs for that.
+pub(super) const CPUS: &str = "dom0_max_vcpus=2";
 const MEMORY_MIB: u32 = 1024;
 /// What Radon / Xen is to be at most; and for the two that everything waits for.
 const AIM: f64 = 0.7;
@@ -23,7 +27,7 @@ const SLACK: f64 = 1.03;
 const LEAST_SLACK: u64 = 20;
 
 fn costs(lab: &Lab, which: Hypervisor) -> Result<Figures> {
-    lab.guest(which, MEMORY_MIB, "micro")
+    lab.guest(which, MEMORY_MIB, WORD)
 }
 
 pub(super) fn measure(lab: &Lab) -> Result<Vec<Row>> {

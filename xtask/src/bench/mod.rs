@@ -233,6 +233,9 @@ impl Lab {
         machine.icount = true;
         machine.memory_mib = memory_mib;
         machine.dom0_append = arguments.to_owned();
+        if arguments == micro::WORD {
+            machine.append = micro::CPUS.to_owned();
+        }
         let (mut session, results) = self.start(name, hypervisor, kernel, initrd, machine)?;
         let log = log_of(name);
         loop {

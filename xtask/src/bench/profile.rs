@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{Lab, grouped};
+use super::{Lab, grouped, micro};
 use crate::machine::Machine;
 use crate::serial::{Event, Session};
 
@@ -46,7 +46,8 @@ pub(super) fn measure(lab: &Lab, operation: &str) -> Result<Profile> {
     let mut machine = Machine::new("bench-profile");
     machine.icount = true;
     machine.memory_mib = 1024;
-    machine.dom0_append = format!("micro repeat={operation}");
+    machine.append = micro::CPUS.to_owned();
+    machine.dom0_append = format!("{} repeat={operation}", micro::WORD);
     let range = format!("{:#x}+{:#x}", symbols.start, symbols.end - symbols.start);
     let (socket_at, trace_at) = (format!("unix:{},server=on,wait=off", socket.display()), trace.display().to_string());
     // Blocks are not chained, or only the first of a chain would be seen.

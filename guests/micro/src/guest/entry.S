@@ -57,25 +57,46 @@ guest_start:
 4:  hlt
     jmp 4b
 
-// Each leaves the counter in LAST_INTERRUPT and says so in INTERRUPTS.
-    .macro interrupt name, upcall
+// Where the second CPU starts, in 64-bit mode with segments that no table describes yet.
+    .globl second_start
+second_start:
+    lgdt gdt_pointer
+    pushq $8
+    pushq $5f
+    lretq
+5:  movl $0x10, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    movl %eax, %ss
+    xorl %ebp, %ebp
+    call second_main
+
+// Each leaves the counter in LAST_INTERRUPT and says so in INTERRUPTS; those of the second CPU only say so in
+// SECOND_INTERRUPTS.
+    .macro interrupt name, upcall, second=0
     .globl \name
 \name:
     pushq %rax
     pushq %rcx
     pushq %rdx
+    .if !\second
     rdtsc
     movl %eax, LAST_INTERRUPT
     movl %edx, LAST_INTERRUPT + 4
+    .endif
     .if \upcall
-    movb $0, SHARED_INFO
+    movb $0, SHARED_INFO + 64 * \second
     .else
     movl $0x80b, %ecx                       // x2APIC: end of interrupt
     xorl %eax, %eax
     xorl %edx, %edx
     wrmsr
     .endif
+    .if \second
+    incq SECOND_INTERRUPTS
+    .else
     incq INTERRUPTS
+    .endif
     popq %rdx
     popq %rcx
     popq %rax
@@ -83,6 +104,8 @@ guest_start:
     .endm
     interrupt upcall_entry, 1
     interrupt apic_entry, 0
+    interrupt second_upcall_entry, 1, 1
+    interrupt second_apic_entry, 0, 1
 
 // An exception: its number is not known, the stack says the rest.
     .globl exception_entry
@@ -105,5 +128,8 @@ tables_pdpt:    .skip 4096
 tables_pd:      .skip 4 * 4096
 stack_bottom:   .skip 32768
 stack_top:
+second_bottom:  .skip 16384
+    .globl second_stack
+second_stack:
     .globl entry_tsc
 entry_tsc:      .skip 8

@@ -14,7 +14,7 @@ use zerocopy::FromZeros;
 
 use super::hypercall::{call, loopback, map_special, must, operate, set_parameter};
 use super::port::{in32, out32, result};
-use super::{interrupts, is_asked, rdtsc};
+use super::{interrupts, is_asked, rdtsc, second};
 
 /// Operations of a batch, and batches.
 const BATCH: u64 = 32;
@@ -27,7 +27,7 @@ const PATIENCE: u64 = 1_000_000_000;
 const APIC_BASE: u32 = 0x1b;
 const X2APIC_TASK_PRIORITY: u32 = 0x808;
 const X2APIC_SPURIOUS: u32 = 0x80f;
-const X2APIC_COMMAND: u32 = 0x830;
+pub(crate) const X2APIC_COMMAND: u32 = 0x830;
 /// PCI's configuration address, which hypervisors keep to themselves.
 const PCI_ADDRESS: u16 = 0xcf8;
 /// The local APIC's version register, while it is reached through memory.
@@ -76,11 +76,12 @@ pub(crate) fn run() {
     timers();
     reservations();
     grants();
+    second::run();
 }
 
 /// Runs `operation` in batches and prints what one costs. With the words `repeat=` and its name on the command line, runs it
 /// for ever instead, for someone who watches.
-fn measure(name: &str, mut operation: impl FnMut()) {
+pub(crate) fn measure(name: &str, mut operation: impl FnMut()) {
     if is_asked("repeat=", name) {
         result("repeats", 1);
         loop {
@@ -120,7 +121,7 @@ fn rdmsr(msr: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-fn wrmsr(msr: u32, value: u64) {
+pub(crate) fn wrmsr(msr: u32, value: u64) {
     // SAFETY: the registers written are the local APIC's, which this program owns.
     unsafe {
         asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
@@ -155,10 +156,15 @@ fn wait(before: u64) {
     }
 }
 
-/// Interrupts of the local APIC in x2APIC mode.
-fn local_apic() {
+/// Turns this CPU's local APIC on, in x2APIC mode.
+pub(crate) fn enable_x2apic() {
     wrmsr(APIC_BASE, rdmsr(APIC_BASE) | 0xc00);
     wrmsr(X2APIC_SPURIOUS, 0x1ff);
+}
+
+/// Interrupts of the local APIC in x2APIC mode.
+fn local_apic() {
+    enable_x2apic();
     measure("wrmsr_x2apic", || wrmsr(X2APIC_TASK_PRIORITY, 0));
     // From the command to the handler's end, the end-of-interrupt included.
     measure("self_ipi", || {
@@ -168,14 +174,15 @@ fn local_apic() {
     });
 }
 
-/// Forgets an event, so that the next one on this port causes an upcall again.
-fn acknowledge(port: u32) {
-    let base = SHARED_INFO.0.as_ptr() as u64;
+/// Forgets an event of this vCPU, so that the next one on this port causes an upcall again.
+pub(crate) fn acknowledge(vcpu: u64, port: u32) {
+    let info = vcpu * xen::vcpu_info::SIZE;
+    let base = SHARED_INFO.0.as_ptr() as u64 + info;
     // SAFETY: the page is mapped, and hypervisor and guest share it by atomic operations.
     unsafe {
         AtomicU8::from_ptr((base + xen::vcpu_info::UPCALL_PENDING) as *mut u8).store(0, Ordering::Relaxed);
     }
-    SHARED_INFO.0[(xen::vcpu_info::PENDING_SEL / 8) as usize].store(0, Ordering::Relaxed);
+    SHARED_INFO.0[((info + xen::vcpu_info::PENDING_SEL) / 8) as usize].store(0, Ordering::Relaxed);
     let word = (xen::shared_info::EVTCHN_PENDING / 8) as usize + port as usize / 64;
     SHARED_INFO.0[word].fetch_and(!(1 << (port % 64)), Ordering::Relaxed);
 }
@@ -184,8 +191,8 @@ fn acknowledge(port: u32) {
 fn events() {
     let (local, remote) = loopback();
     // Binding may have notified the port that was bound.
-    acknowledge(local);
-    acknowledge(remote);
+    acknowledge(0, local);
+    acknowledge(0, remote);
     let send = || {
         let mut send = event_channel::OnePort { port: local };
         must("send", operate(hypercall::EVENT_CHANNEL_OP, event_channel::EVTCHNOP_SEND, &mut send));
@@ -195,13 +202,13 @@ fn events() {
         let before = interrupts::count();
         send();
         wait(before);
-        acknowledge(remote);
+        acknowledge(0, remote);
     });
     let mask = (xen::shared_info::EVTCHN_MASK / 8) as usize + remote as usize / 64;
     SHARED_INFO.0[mask].fetch_or(1 << (remote % 64), Ordering::Relaxed);
     measure("event_masked", || {
         send();
-        acknowledge(remote);
+        acknowledge(0, remote);
     });
 }
 
@@ -262,7 +269,7 @@ fn timers() {
                 }
             }
             *late = interrupts::last().saturating_sub(clock.tsc_at(at));
-            acknowledge(bind.port);
+            acknowledge(0, bind.port);
         }
         result(name, median(&mut late));
     }

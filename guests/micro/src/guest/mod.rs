@@ -4,6 +4,7 @@ mod hypercall;
 mod interrupts;
 mod micro;
 mod port;
+mod second;
 
 use core::arch::{asm, global_asm};
 use core::ffi::CStr;
