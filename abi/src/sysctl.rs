@@ -303,6 +303,60 @@ pub struct CpuTopoInfo {
     pub cputopo: u64,
 }
 
+/// `xen_sysctl_pcitopoinfo`.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PciTopoInfo {
+    /// Entries of both arrays (in); entries done (out).
+    pub num_devs: u32,
+    /// Padding.
+    pub _pad: u32,
+    /// Array of [`crate::physdev::PciDevice`].
+    pub devs: u64,
+    /// Array of 32-bit node numbers.
+    pub nodes: u64,
+}
+
+/// Nobody knows the node.
+pub const XEN_INVALID_NODE_ID: u32 = u32::MAX;
+/// Nobody knows the device.
+pub const XEN_INVALID_DEV: u32 = XEN_INVALID_NODE_ID - 1;
+
+/// Asks about trace buffers.
+pub const XEN_SYSCTL_TBUFOP_GET_INFO: u32 = 0;
+/// Sets which CPUs record.
+pub const XEN_SYSCTL_TBUFOP_SET_CPU_MASK: u32 = 1;
+/// Sets which events are recorded.
+pub const XEN_SYSCTL_TBUFOP_SET_EVT_MASK: u32 = 2;
+/// Makes the buffers.
+pub const XEN_SYSCTL_TBUFOP_SET_SIZE: u32 = 3;
+/// Begins to record.
+pub const XEN_SYSCTL_TBUFOP_ENABLE: u32 = 4;
+/// Ends recording.
+pub const XEN_SYSCTL_TBUFOP_DISABLE: u32 = 5;
+
+/// `xen_sysctl_tbuf_op`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TbufOp {
+    /// `XEN_SYSCTL_TBUFOP_*`.
+    pub cmd: u32,
+    /// Padding.
+    pub _pad0: u32,
+    /// Which CPUs.
+    pub cpu_mask: crate::domctl::Bitmap,
+    /// Which events, by class.
+    pub evt_mask: u32,
+    /// Padding.
+    pub _pad1: u32,
+    /// The frame that describes the buffers (out).
+    pub buffer_mfn: u64,
+    /// Pages of a CPU's buffer (in); bytes of the description (out).
+    pub size: u32,
+    /// Padding.
+    pub _pad2: u32,
+}
+
 /// `xen_sysctl_meminfo`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

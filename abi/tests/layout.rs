@@ -36,6 +36,8 @@ const HEADERS: &[&str] = &[
     "hvm/save.h",
     "domctl.h",
     "sysctl.h",
+    "hypfs.h",
+    "trace.h",
 ];
 
 /// What is compared: a C expression and the value it has here.
@@ -494,6 +496,8 @@ fn layouts_and_numbers_are_those_of_the_headers() {
         grant_table_h,
         errno_h,
         control::sysctl_h,
+        control::hypfs_h,
+        control::trace_h,
         control::domctl_h,
         control::save_h,
         control::guest_context_h,

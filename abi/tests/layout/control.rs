@@ -1,6 +1,6 @@
-//! `domctl.h`, `sysctl.h`, `hvm/save.h` and `vcpu_guest_context`.
+//! `domctl.h`, `sysctl.h`, `hypfs.h`, `trace.h`, `hvm/save.h` and `vcpu_guest_context`.
 
-use radon_abi::{domctl, guest_context, save, sysctl};
+use radon_abi::{domctl, guest_context, hypfs, save, sysctl, trace};
 
 use super::Facts;
 
@@ -44,6 +44,12 @@ pub(super) fn sysctl_h(facts: &mut Facts) {
     );
     structure!(facts, "struct xen_sysctl_cputopo", sysctl::CpuTopo { core, socket, node });
     structure!(facts, "struct xen_sysctl_cputopoinfo", sysctl::CpuTopoInfo { num_cpus, cputopo });
+    structure!(facts, "struct xen_sysctl_pcitopoinfo", sysctl::PciTopoInfo { num_devs, devs, nodes });
+    structure!(
+        facts,
+        "struct xen_sysctl_tbuf_op",
+        sysctl::TbufOp { cmd, cpu_mask, evt_mask, buffer_mfn, size }
+    );
     structure!(facts, "struct xen_sysctl_meminfo", sysctl::MemInfo { memsize, memfree });
     structure!(facts, "struct xen_sysctl_numainfo", sysctl::NumaInfo { num_nodes, meminfo, distance });
     structure!(
@@ -91,6 +97,14 @@ pub(super) fn sysctl_h(facts: &mut Facts) {
         XEN_SYSCTL_GET_CPU_FEATURESET = "XEN_SYSCTL_get_cpu_featureset",
         XEN_SYSCTL_LIVEPATCH_OP = "XEN_SYSCTL_livepatch_op",
         XEN_SYSCTL_GET_CPU_POLICY = "XEN_SYSCTL_get_cpu_policy",
+        XEN_INVALID_NODE_ID,
+        XEN_INVALID_DEV,
+        XEN_SYSCTL_TBUFOP_GET_INFO = "XEN_SYSCTL_TBUFOP_get_info",
+        XEN_SYSCTL_TBUFOP_SET_CPU_MASK = "XEN_SYSCTL_TBUFOP_set_cpu_mask",
+        XEN_SYSCTL_TBUFOP_SET_EVT_MASK = "XEN_SYSCTL_TBUFOP_set_evt_mask",
+        XEN_SYSCTL_TBUFOP_SET_SIZE = "XEN_SYSCTL_TBUFOP_set_size",
+        XEN_SYSCTL_TBUFOP_ENABLE = "XEN_SYSCTL_TBUFOP_enable",
+        XEN_SYSCTL_TBUFOP_DISABLE = "XEN_SYSCTL_TBUFOP_disable",
         XEN_SYSCTL_PHYSCAP_HVM = "XEN_SYSCTL_PHYSCAP_hvm",
         XEN_SYSCTL_PHYSCAP_PV = "XEN_SYSCTL_PHYSCAP_pv",
         XEN_SYSCTL_PHYSCAP_DIRECTIO = "XEN_SYSCTL_PHYSCAP_directio",
@@ -130,6 +144,47 @@ pub(super) fn sysctl_h(facts: &mut Facts) {
         XEN_SYSCTL_CPU_POLICY_HVM_MAX = "XEN_SYSCTL_cpu_policy_hvm_max",
         XEN_SYSCTL_CPU_POLICY_PV_DEFAULT = "XEN_SYSCTL_cpu_policy_pv_default",
         XEN_SYSCTL_CPU_POLICY_HVM_DEFAULT = "XEN_SYSCTL_cpu_policy_hvm_default",
+    });
+}
+
+pub(super) fn hypfs_h(facts: &mut Facts) {
+    structure!(
+        facts,
+        "struct xen_hypfs_direntry",
+        hypfs::DirEntry { kind = "type", encoding, pad, content_len, max_write_len }
+    );
+    facts.insert("offsetof(struct xen_hypfs_dirlistentry, name)".into(), hypfs::NAME_OFFSET as i128);
+    let off_next = core::mem::offset_of!(hypfs::DirListEntry, off_next);
+    facts.insert("offsetof(struct xen_hypfs_dirlistentry, off_next)".into(), off_next as i128);
+    constants!(facts, hypfs {
+        XEN_HYPFS_VERSION, XEN_HYPFS_MAX_PATHLEN,
+        XEN_HYPFS_OP_GET_VERSION = "XEN_HYPFS_OP_get_version",
+        XEN_HYPFS_OP_READ = "XEN_HYPFS_OP_read",
+        XEN_HYPFS_OP_WRITE_CONTENTS = "XEN_HYPFS_OP_write_contents",
+        XEN_HYPFS_TYPE_DIR, XEN_HYPFS_TYPE_BLOB, XEN_HYPFS_TYPE_STRING, XEN_HYPFS_TYPE_UINT, XEN_HYPFS_TYPE_INT,
+        XEN_HYPFS_TYPE_BOOL, XEN_HYPFS_ENC_PLAIN, XEN_HYPFS_ENC_GZIP,
+    });
+}
+
+pub(super) fn trace_h(facts: &mut Facts) {
+    facts.insert("sizeof(struct t_buf)".into(), trace::TBUF_HEADER.into());
+    facts.insert("offsetof(struct t_buf, cons)".into(), trace::TBUF_CONS.into());
+    facts.insert("offsetof(struct t_buf, prod)".into(), trace::TBUF_PROD.into());
+    facts.insert("offsetof(struct t_info, tbuf_size)".into(), trace::TINFO_SIZE.into());
+    facts.insert("offsetof(struct t_info, mfn_offset)".into(), trace::TINFO_OFFSETS.into());
+    constants!(facts, trace {
+        TRACE_EXTRA_MAX, TRACE_EXTRA_SHIFT, TRC_CLS_SHIFT, TRC_SUBCLS_SHIFT, TRC_HD_CYCLE_FLAG,
+        EVENT_MASK = "TRC_HD_TO_EVENT(-1)",
+        TRC_GEN, TRC_SCHED, TRC_DOM0OP, TRC_HVM, TRC_MEM, TRC_GUEST, TRC_ALL,
+        TRC_LOST_RECORDS, TRC_TRACE_WRAP_BUFFER,
+        TRC_SCHED_MIN, TRC_SCHED_VERBOSE, TRC_SCHED_RUNSTATE_CHANGE, TRC_SCHED_CONTINUE_RUNNING, TRC_SCHED_DOM_ADD,
+        TRC_SCHED_DOM_REM, TRC_SCHED_SLEEP, TRC_SCHED_WAKE, TRC_SCHED_YIELD, TRC_SCHED_BLOCK, TRC_SCHED_SHUTDOWN,
+        TRC_SCHED_ADJDOM, TRC_SCHED_SWITCH, TRC_SCHED_SWITCH_INFPREV, TRC_SCHED_SWITCH_INFNEXT,
+        TRC_DOM0_DOMOPS, TRC_DOM0_DOM_ADD, TRC_DOM0_DOM_REM,
+        TRC_MEM_PAGE_GRANT_MAP, TRC_MEM_PAGE_GRANT_UNMAP, TRC_MEM_DECREASE_RESERVATION, TRC_MEM_POD_POPULATE,
+        TRC_HVM_ENTRYEXIT, TRC_HVM_HANDLER, TRC_64_FLAG, TRC_HVM_VMENTRY, TRC_HVM_VMEXIT, TRC_HVM_VMEXIT64,
+        TRC_HVM_INJ_EXC, TRC_HVM_INJ_VIRQ, TRC_HVM_MSR_READ, TRC_HVM_MSR_WRITE, TRC_HVM_CPUID, TRC_HVM_INTR,
+        TRC_HVM_VMMCALL, TRC_HVM_HLT, TRC_HVM_IOPORT_READ, TRC_HVM_IOPORT_WRITE, TRC_HVM_RDTSC, TRC_HVM_NPF,
     });
 }
 
