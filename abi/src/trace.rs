@@ -62,10 +62,8 @@ pub const TRC_SCHED_SHUTDOWN: u32 = TRC_SCHED_VERBOSE + 7;
 pub const TRC_SCHED_ADJDOM: u32 = TRC_SCHED_VERBOSE + 9;
 /// A CPU changes vCPUs. Domain and vCPU before, domain and vCPU after.
 pub const TRC_SCHED_SWITCH: u32 = TRC_SCHED_VERBOSE + 10;
-/// Before that: what ran. Domain, vCPU, time it ran (ns), slice.
+/// Before that: what ran. Domain, vCPU, time it ran (ns), its slice (-1 if that is not known).
 pub const TRC_SCHED_SWITCH_INFPREV: u32 = TRC_SCHED_VERBOSE + 14;
-/// Before that: what is to run. Domain, vCPU, time it waited (ns), slice (ns, -1 for none).
-pub const TRC_SCHED_SWITCH_INFNEXT: u32 = TRC_SCHED_VERBOSE + 15;
 
 /// Domains come and go.
 pub const TRC_DOM0_DOMOPS: u32 = 0x0004_1000;
@@ -135,7 +133,5 @@ pub const TINFO_OFFSETS: u64 = 2;
 /// A record's first word.
 #[must_use]
 pub const fn header(event: u32, timed: bool, words: u32) -> u32 {
-    (event & EVENT_MASK)
-        | (words & TRACE_EXTRA_MAX) << TRACE_EXTRA_SHIFT
-        | if timed { TRC_HD_CYCLE_FLAG } else { 0 }
+    (event & EVENT_MASK) | (words & TRACE_EXTRA_MAX) << TRACE_EXTRA_SHIFT | if timed { TRC_HD_CYCLE_FLAG } else { 0 }
 }

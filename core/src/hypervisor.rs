@@ -10,6 +10,7 @@ use crate::frames::FrameAllocator;
 use crate::platform::Platform;
 use crate::sched::Scheduler;
 use crate::time::Timers;
+use crate::trace::Trace;
 use crate::watchdog::Watchdog;
 
 /// One machine's hypervisor.
@@ -30,4 +31,6 @@ pub struct Hypervisor {
     pub control: Control,
     /// Who looks after CPUs that hang.
     pub watchdog: Watchdog,
+    /// What happened, for who wants to know.
+    pub trace: Trace,
 }

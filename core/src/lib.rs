@@ -35,6 +35,7 @@ pub mod sort;
 pub mod sync;
 pub mod testing;
 pub mod time;
+pub mod trace;
 pub mod types;
 pub mod vcpu;
 pub mod watchdog;

@@ -90,6 +90,20 @@ pub enum Timestamps {
     Raw,
 }
 
+impl Timestamps {
+    /// The name that `console_timestamps=` gives it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Timestamps::None => "none",
+            Timestamps::Date => "date",
+            Timestamps::DateMillis => "datems",
+            Timestamps::Boot => "boot",
+            Timestamps::Raw => "raw",
+        }
+    }
+}
+
 /// The IOMMU (`iommu=`).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Iommu {
@@ -657,6 +671,25 @@ fn level(text: &str) -> Parsed<LevelFilter> {
         "all" => LevelFilter::Trace,
         _ => return Err(BadValue),
     })
+}
+
+/// A level by the name that `loglvl=` gives it.
+#[must_use]
+pub fn log_level(text: &str) -> Option<LevelFilter> {
+    level(text).ok()
+}
+
+/// The name that `loglvl=` gives a level.
+#[must_use]
+pub const fn level_name(level: LevelFilter) -> &'static str {
+    match level {
+        LevelFilter::Off => "none",
+        LevelFilter::Error => "error",
+        LevelFilter::Warn => "warning",
+        LevelFilter::Info => "info",
+        LevelFilter::Debug => "debug",
+        LevelFilter::Trace => "all",
+    }
 }
 
 fn console(text: &str) -> Parsed<ConsoleTargets> {

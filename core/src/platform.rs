@@ -91,6 +91,10 @@ pub trait Platform: Send + Sync {
     fn now(&self) -> Nanoseconds;
     /// How guests can compute [`Platform::now`] from the TSC themselves.
     fn clock(&self) -> ClockParameters;
+    /// This CPU's time stamp counter: what trace records are stamped with.
+    fn cycles(&self) -> u64 {
+        self.now().0
+    }
     /// Wall-clock time (nanoseconds since 1970-01-01 UTC) at system time 0, as the machine's clock had it at boot.
     fn wall_clock_at_boot(&self) -> u64;
     /// Number of CPUs that are online; CPUs are numbered from 0 without gaps.
@@ -148,6 +152,8 @@ pub trait Platform: Send + Sync {
     }
     /// Writes bytes to the machine's console (serial port, screen).
     fn console_write(&self, bytes: &[u8]);
+    /// Which messages of the hypervisor's own, and which that guests cause, are shown from now on.
+    fn set_log_levels(&self, _host: log::LevelFilter, _guest: log::LevelFilter) {}
     /// Stops the machine.
     fn power(&self, action: PowerAction) -> !;
 }
@@ -188,6 +194,8 @@ pub trait PhysicalDevices {
     /// # Errors
     /// `ENODEV` if it was not known.
     fn remove(&self, device: PciAddress) -> Result<(), Errno>;
+    /// Where a device is: `None` if it is not known, `Some(None)` if its node is not.
+    fn node(&self, device: PciAddress) -> Option<Option<u32>>;
     /// dom0 knows whether firmware reserved a configuration space area: machine address `address`, buses `first_bus` to
     /// `last_bus` of `segment`.
     ///

@@ -63,6 +63,10 @@ impl Platform for BareMetal {
         time::clock()
     }
 
+    fn cycles(&self) -> u64 {
+        registers::rdtsc()
+    }
+
     fn wall_clock_at_boot(&self) -> u64 {
         self.wall_clock_at_boot
     }
@@ -145,6 +149,10 @@ impl Platform for BareMetal {
             3 => Err(Errno::EOPNOTSUPP),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    fn set_log_levels(&self, host: log::LevelFilter, guest: log::LevelFilter) {
+        console::set_levels(host, guest);
     }
 
     fn console_write(&self, bytes: &[u8]) {

@@ -146,6 +146,7 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
             console: Console::new(Settings::from(options)),
             control: radon_core::control::Control::default(),
             watchdog: radon_core::watchdog::Watchdog::default(),
+            trace: radon_core::trace::Trace::default(),
         },
         machine: Box::leak(Box::new(platform)),
         router: Arc::new(Router::new(cpus)),
@@ -219,6 +220,12 @@ impl PhysicalDevices for Dom0Devices {
 
     fn remove(&self, device: PciAddress) -> Result<(), Errno> {
         Dom0Devices::with(|sys, domain, pci| pci.remove(&sys.hv, domain, function(device)))
+    }
+
+    fn node(&self, device: PciAddress) -> Option<Option<u32>> {
+        // The firmware's word on nodes is not read: the machine is one node.
+        let known = Dom0Devices::with(|_, _, pci| Ok(pci.knows(function(device))));
+        known.is_ok_and(|known| known).then_some(None)
     }
 
     fn config_space(&self, _at: MachineAddr, segment: u16, first: u8, last: u8, _reserved: bool) -> Result<(), Errno> {

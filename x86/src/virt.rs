@@ -396,6 +396,10 @@ pub trait VirtualCpu: Send {
     /// Sets FPU, SSE and extended state. What `area` does not have, or its header says is not there, is as after reset;
     /// what the processor does not know is dropped.
     fn set_extended_state(&mut self, area: &[u8]);
+    /// The processor's number for why it left the guest, for trace records.
+    fn exit_code(&self) -> u64 {
+        0
+    }
     /// What the processor said at the last exit and was told at the last entry, in words, for a report on a crash.
     fn describe_exit(&self) -> String {
         String::new()

@@ -45,11 +45,7 @@ pub(super) fn sysctl_h(facts: &mut Facts) {
     structure!(facts, "struct xen_sysctl_cputopo", sysctl::CpuTopo { core, socket, node });
     structure!(facts, "struct xen_sysctl_cputopoinfo", sysctl::CpuTopoInfo { num_cpus, cputopo });
     structure!(facts, "struct xen_sysctl_pcitopoinfo", sysctl::PciTopoInfo { num_devs, devs, nodes });
-    structure!(
-        facts,
-        "struct xen_sysctl_tbuf_op",
-        sysctl::TbufOp { cmd, cpu_mask, evt_mask, buffer_mfn, size }
-    );
+    structure!(facts, "struct xen_sysctl_tbuf_op", sysctl::TbufOp { cmd, cpu_mask, evt_mask, buffer_mfn, size });
     structure!(facts, "struct xen_sysctl_meminfo", sysctl::MemInfo { memsize, memfree });
     structure!(facts, "struct xen_sysctl_numainfo", sysctl::NumaInfo { num_nodes, meminfo, distance });
     structure!(
@@ -179,7 +175,7 @@ pub(super) fn trace_h(facts: &mut Facts) {
         TRC_LOST_RECORDS, TRC_TRACE_WRAP_BUFFER,
         TRC_SCHED_MIN, TRC_SCHED_VERBOSE, TRC_SCHED_RUNSTATE_CHANGE, TRC_SCHED_CONTINUE_RUNNING, TRC_SCHED_DOM_ADD,
         TRC_SCHED_DOM_REM, TRC_SCHED_SLEEP, TRC_SCHED_WAKE, TRC_SCHED_YIELD, TRC_SCHED_BLOCK, TRC_SCHED_SHUTDOWN,
-        TRC_SCHED_ADJDOM, TRC_SCHED_SWITCH, TRC_SCHED_SWITCH_INFPREV, TRC_SCHED_SWITCH_INFNEXT,
+        TRC_SCHED_ADJDOM, TRC_SCHED_SWITCH, TRC_SCHED_SWITCH_INFPREV,
         TRC_DOM0_DOMOPS, TRC_DOM0_DOM_ADD, TRC_DOM0_DOM_REM,
         TRC_MEM_PAGE_GRANT_MAP, TRC_MEM_PAGE_GRANT_UNMAP, TRC_MEM_DECREASE_RESERVATION, TRC_MEM_POD_POPULATE,
         TRC_HVM_ENTRYEXIT, TRC_HVM_HANDLER, TRC_64_FLAG, TRC_HVM_VMENTRY, TRC_HVM_VMEXIT, TRC_HVM_VMEXIT64,

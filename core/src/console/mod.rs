@@ -18,7 +18,7 @@ mod ring;
 mod tests;
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use log::LevelFilter;
 use radon_abi::errno::Errno;
@@ -95,6 +95,9 @@ impl From<&Options> for Settings {
 /// The console.
 pub struct Console {
     settings: Settings,
+    /// The levels shown, of the hypervisor's messages and of those that guests cause.
+    host_level: AtomicUsize,
+    guest_level: AtomicUsize,
     ring: Lock<Ring>,
     input: Lock<Input>,
     guests: Lock<GuestLines>,
@@ -108,6 +111,11 @@ impl Default for Console {
     fn default() -> Self {
         Console::new(Settings::default())
     }
+}
+
+fn filter(level: &AtomicUsize) -> LevelFilter {
+    let level = level.load(Ordering::Relaxed);
+    LevelFilter::iter().find(|&l| l as usize == level).unwrap_or(LevelFilter::Off)
 }
 
 impl Console {
@@ -127,6 +135,8 @@ impl Console {
             limit: Lock::new(Rank::Console, RateLimit::new()),
             keys: Lock::new(Rank::Console, keys),
             ring_news: AtomicBool::new(false),
+            host_level: AtomicUsize::new(settings.host_level as usize),
+            guest_level: AtomicUsize::new(settings.guest_level as usize),
             settings,
         }
     }
@@ -134,19 +144,38 @@ impl Console {
     /// The least important level shown of the hypervisor's own messages, so that others need not be formatted.
     #[must_use]
     pub fn host_level(&self) -> LevelFilter {
-        self.settings.host_level
+        self.levels().0
+    }
+
+    /// The least important levels shown, of the hypervisor's own messages and of those that guests cause.
+    #[must_use]
+    pub fn levels(&self) -> (LevelFilter, LevelFilter) {
+        (filter(&self.host_level), filter(&self.guest_level))
+    }
+
+    /// Sets [`Console::levels`], from now on.
+    pub fn set_levels(&self, platform: &dyn Platform, host: LevelFilter, guest: LevelFilter) {
+        self.host_level.store(host as usize, Ordering::Relaxed);
+        self.guest_level.store(guest as usize, Ordering::Relaxed);
+        platform.set_log_levels(host, guest);
+    }
+
+    /// How it was set up.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Prints a message of the hypervisor's own if its level is shown.
     pub fn log(&self, platform: &dyn Platform, level: log::Level, text: fmt::Arguments<'_>) {
-        if level <= self.settings.host_level {
+        if level <= self.levels().0 {
             self.print(platform, text);
         }
     }
 
     /// Prints a message that a guest caused, if its level is shown and guests have not caused too many of late.
     pub fn log_guest(&self, platform: &dyn Platform, level: log::Level, text: fmt::Arguments<'_>) {
-        if level <= self.settings.guest_level && self.may_print(platform) {
+        if level <= self.levels().1 && self.may_print(platform) {
             self.print(platform, text);
         }
     }
@@ -198,7 +227,7 @@ impl Console {
     /// Takes bytes that a guest prints (by hypercall, or through its debug port) and prints its whole lines as
     /// `(d1) text` if debug messages of guests are shown.
     pub fn guest_write(&self, hv: &Hypervisor, guest: DomainId, bytes: &[u8]) {
-        if self.settings.guest_level < LevelFilter::Debug {
+        if self.levels().1 < LevelFilter::Debug {
             return;
         }
         for &byte in bytes {

@@ -15,7 +15,7 @@ pub mod domctl;
 mod info;
 pub mod sysctl;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -101,7 +101,7 @@ impl Control {
     }
 
     /// What [`Control::set_grant_limits`] set.
-    fn grant_limits(&self) -> (u32, u32) {
+    pub(crate) fn grant_limits(&self) -> (u32, u32) {
         (self.grant_frames.load(Ordering::Relaxed), self.maptrack_frames.load(Ordering::Relaxed))
     }
 

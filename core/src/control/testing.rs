@@ -65,7 +65,7 @@ pub(super) fn host() -> TestHost {
 }
 
 /// Calls a sysctl from dom0; returns what it wrote back, too.
-pub(super) fn sysctl_op<T: FromBytes + IntoBytes + Immutable + Default>(
+pub(crate) fn sysctl_op<T: FromBytes + IntoBytes + Immutable + Default>(
     host: &TestHost,
     cmd: u32,
     value: &T,

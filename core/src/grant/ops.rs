@@ -6,6 +6,7 @@ use alloc::sync::Arc;
 use arrayvec::ArrayVec;
 use radon_abi::errno::Errno;
 use radon_abi::grant_table as abi;
+use radon_abi::trace::{TRC_MEM_PAGE_GRANT_MAP, TRC_MEM_PAGE_GRANT_UNMAP};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::handles::Mapping;
@@ -113,6 +114,7 @@ fn map_one(caller: &Caller<'_>, request: &abi::MapGrantRef, batch: &mut Unmapped
     let granter = hv.domains.get(DomainId(request.dom)).map_err(|_| Status(abi::GNTST_BAD_DOMAIN))?;
     let handle = domain.grants.handles.lock().reserve().ok_or(Status(abi::GNTST_NO_SPACE))?;
 
+    hv.trace.note(&*hv.platform, TRC_MEM_PAGE_GRANT_MAP, || [request.dom.into()]);
     let gref = GrantRef(request.gref);
     let gfn = GuestPhysAddr(request.host_addr).gfn();
     let pinned = granter.grants.table.lock().pin(hv, &granter, gref, domain.id, Purpose::Map, write);
@@ -158,6 +160,7 @@ impl<'a> Unmapping<'a> {
         if let Err(errno) = self.domain.p2m.remove(self.hv, mapping.gfn, Order::PAGE, grant, &mut self.batch) {
             log::error!("{}: grant at {} could not be unmapped: {errno}", self.domain.id, mapping.gfn);
         }
+        self.hv.trace.note(&*self.hv.platform, TRC_MEM_PAGE_GRANT_UNMAP, || [mapping.granter.id.0.into()]);
         if self.done.is_full() {
             self.finish();
         }

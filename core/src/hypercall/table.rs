@@ -72,6 +72,7 @@ pub static HYPERCALLS: &[Hypercall] = &[
     call(number::SYSCTL, "sysctl", sysctl::sysctl, sysctl::OPERATIONS),
     call(number::DOMCTL, "domctl", domctl::domctl, domctl::OPERATIONS),
     call(number::XSM_OP, "xsm_op", ops::xsm_op, &[]),
+    call(number::HYPFS_OP, "hypfs_op", ops::hypfs::hypfs_op, ops::hypfs::OPERATIONS),
     call(number::XENPMU_OP, "xenpmu_op", ops::xenpmu_op, &[]),
 ];
 

@@ -58,12 +58,7 @@ pub static MEMORY_OPS: &[Operation] = &[
     no(abi::XENMEM_PAGING_OP, "paging_op", Errno::ENOSYS),
     no(abi::XENMEM_ACCESS_OP, "access_op", Errno::ENOSYS),
     no(abi::XENMEM_SHARING_OP, "sharing_op", Errno::ENOSYS),
-    part(
-        abi::XENMEM_ADD_TO_PHYSMAP_BATCH,
-        "add_to_physmap_batch",
-        "foreign frames of DOMID_XEN and DOMID_IO",
-        physmap::add_batch,
-    ),
+    part(abi::XENMEM_ADD_TO_PHYSMAP_BATCH, "add_to_physmap_batch", "foreign frames of DOMID_IO", physmap::add_batch),
     op(abi::XENMEM_CLAIM_PAGES, "claim_pages", reservation::claim),
     no(abi::XENMEM_MACHPHYS_COMPAT_MFN_LIST, "machphys_compat_mfn_list", Errno::ENOSYS),
     no(abi::XENMEM_GET_VNUMAINFO, "get_vnumainfo", Errno::EOPNOTSUPP),

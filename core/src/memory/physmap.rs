@@ -2,14 +2,14 @@
 
 use radon_abi::errno::Errno;
 use radon_abi::memory as abi;
-use radon_abi::xen::DOMID_SELF;
+use radon_abi::xen::{DOMID_SELF, DOMID_XEN};
 
 use super::{continue_at, first_extent};
 use crate::domain::Domain;
 use crate::frames::Order;
 use crate::hypercall::{Args, Caller, OpResult, SUCCESS};
 use crate::p2m::{Access, Kind, Unmapped};
-use crate::types::{DomainId, Gfn, GuestVirtAddr};
+use crate::types::{DomainId, Gfn, GuestVirtAddr, Mfn};
 
 /// Maps one frame of `space` at `gfn`.
 fn add_one(
@@ -49,6 +49,12 @@ fn add_foreign(
     }
     if foreign == DOMID_SELF || foreign == domain.id.0 {
         return Err(Errno::EINVAL);
+    }
+    if foreign == DOMID_XEN {
+        // By machine frame number: what the hypervisor shares with the control domain (trace buffers).
+        caller.privileged()?;
+        let page = hv.frames.get(Mfn(index), DomainId(DOMID_XEN)).ok_or(Errno::EINVAL)?;
+        return domain.p2m.add_page(hv, gfn, page, Kind::Foreign, batch);
     }
     let other = hv.domains.get(DomainId(foreign))?;
     caller.privileged()?;

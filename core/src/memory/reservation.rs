@@ -2,12 +2,14 @@
 
 use radon_abi::errno::Errno;
 use radon_abi::memory as abi;
+use radon_abi::trace::TRC_MEM_DECREASE_RESERVATION;
 
 use super::{MAX_EXTENTS, continue_at, first_extent};
 use crate::domain::Domain;
 use crate::frames::{Order, Placement};
 use crate::hypercall::{Args, Caller, OpResult, Outcome, SUCCESS};
 use crate::p2m::{Entry, Kind, Unmapped};
+use crate::trace::{frames_word, words};
 use crate::types::{Gfn, GuestVirtAddr, Mfn, NodeId};
 
 /// What an operation on extents works on. Its result is always a number of extents, so whatever is wrong with the
@@ -93,6 +95,10 @@ pub(super) fn decrease(caller: &Caller<'_>, args: Args) -> OpResult {
     let mut freed = 0u64;
     let mut batch = p2m.unmapped(caller.hv);
     let result = for_extents(caller, args, &request, |gfn| {
+        caller.hv.trace.detail(&*caller.hv.platform, TRC_MEM_DECREASE_RESERVATION, || {
+            let [low, high] = words(gfn.0);
+            [low, high, frames_word(request.domain.id, request.order)]
+        });
         let mut done = 0;
         while done < request.order.frames() {
             let at = gfn.checked_add(done).ok_or(Errno::EINVAL)?;

@@ -6,6 +6,7 @@
 use radon_abi::errno::Errno;
 use radon_abi::hvm::{self as abi, HvmEvtchnUpcallVector, HvmGetMemType, HvmGetTime, HvmParam, HvmXentrace};
 use radon_abi::xen::DOMID_SELF;
+use zerocopy::IntoBytes;
 
 use crate::domain::Domain;
 use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, no, op, operation};
@@ -37,12 +38,7 @@ pub static OPERATIONS: &[Operation] = &[
     // Of use with shadow paging only, which does not exist here; guests that see it fail do not call it again.
     no(abi::HVMOP_PAGETABLE_DYING, "HVMOP_pagetable_dying", Errno::ENOSYS),
     op(abi::HVMOP_GET_TIME, "HVMOP_get_time", get_time),
-    Operation {
-        number: abi::HVMOP_XENTRACE,
-        name: "HVMOP_xentrace",
-        coverage: Coverage::Partial("there are no trace buffers: records are dropped"),
-        handler: xentrace,
-    },
+    op(abi::HVMOP_XENTRACE, "HVMOP_xentrace", xentrace),
     no(abi::HVMOP_SET_MEM_ACCESS, "HVMOP_set_mem_access", Errno::ENOSYS),
     no(abi::HVMOP_GET_MEM_ACCESS, "HVMOP_get_mem_access", Errno::ENOSYS),
     op(abi::HVMOP_GET_MEM_TYPE, "HVMOP_get_mem_type", get_mem_type),
@@ -224,12 +220,19 @@ fn get_time(caller: &Caller<'_>, args: Args) -> OpResult {
     SUCCESS
 }
 
-/// `HVMOP_xentrace`: a trace record of the guest's own. Errors: `EINVAL` for one that is too long.
+/// `HVMOP_xentrace`: a trace record of the guest's own. Errors: `EINVAL` for one that is too long, or an event beyond the
+/// class that guests have.
 fn xentrace(caller: &Caller<'_>, args: Args) -> OpResult {
     let a: HvmXentrace = caller.read(args.handle(1))?;
-    if usize::from(a.extra_bytes) > a.extra.len() {
+    let used = a.extra.get(..usize::from(a.extra_bytes)).ok_or(Errno::EINVAL)?;
+    if u32::from(a.event) >= 1 << radon_abi::trace::TRC_SUBCLS_SHIFT {
         return Err(Errno::EINVAL);
     }
+    let mut extra = [0u32; radon_abi::trace::TRACE_EXTRA_MAX as usize];
+    // The last word is filled up with zeros.
+    extra.as_mut_bytes().iter_mut().zip(used).for_each(|(to, byte)| *to = *byte);
+    let words = extra.get(..used.len().div_ceil(4)).unwrap_or_default();
+    caller.hv.trace.guest_event(&*caller.hv.platform, a.event.into(), words);
     SUCCESS
 }
 

@@ -3,6 +3,7 @@
 //! One hypercall per module, with the table of its operations first.
 
 pub mod hvm;
+pub mod hypfs;
 pub mod multicall;
 pub mod physdev;
 pub mod platform;

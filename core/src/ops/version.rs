@@ -11,14 +11,16 @@ use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUC
 use crate::types::{GuestVirtAddr, PAGE_SIZE};
 
 /// The version of the ABI: Xen's, as tools and kernels compare it.
-const MAJOR: u64 = 4;
-const MINOR: u64 = 17;
+pub(super) const MAJOR: u64 = 4;
+pub(super) const MINOR: u64 = 17;
 /// What follows in `xl info`, as Debian 12's Xen has it.
-const EXTRA: &str = ".7";
+pub(super) const EXTRA: &str = ".7";
 /// Guest kinds that the toolstack may build. It looks for its own words among them.
 const CAPABILITIES: &str = "xen-3.0-x86_64 hvm-3.0-x86_32 hvm-3.0-x86_32p hvm-3.0-x86_64 ";
-const CHANGESET: &str = concat!("radon ", env!("CARGO_PKG_VERSION"));
-const COMPILER: &str = concat!("rustc (at least ", env!("CARGO_PKG_RUST_VERSION"), ")");
+pub(super) const CHANGESET: &str = concat!("radon ", env!("CARGO_PKG_VERSION"));
+pub(super) const COMPILER: &str = concat!("rustc (at least ", env!("CARGO_PKG_RUST_VERSION"), ")");
+/// Who compiled it: nobody in particular.
+pub(super) const COMPILED_BY: &str = "radon";
 /// What Xen answers instead of what a guest may not know.
 const DENIED: &str = "<denied>";
 
@@ -75,7 +77,7 @@ fn extraversion(caller: &Caller<'_>, args: Args) -> OpResult {
 fn compile_info(caller: &Caller<'_>, args: Args) -> OpResult {
     let answer = abi::CompileInfo {
         compiler: text(COMPILER),
-        compile_by: text("radon"),
+        compile_by: text(COMPILED_BY),
         compile_domain: text(""),
         compile_date: text(""),
     };

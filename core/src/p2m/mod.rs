@@ -45,10 +45,12 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
+use radon_abi::trace::TRC_MEM_POD_POPULATE;
 
 use crate::frames::{self, Order, OwnedFrames, PageRef};
 use crate::hypervisor::Hypervisor;
 use crate::sync::{Lock, Rank};
+use crate::trace::{frames_word, words};
 use crate::types::{DomainId, Gfn, MachineAddr, Mfn};
 pub use guest_phys::GuestPhys;
 pub use table::{Entry, Kind, Lookup, NestedTable};
@@ -312,6 +314,10 @@ impl P2m {
             let entry = Entry { kind: Kind::RamRw, mfn: start };
             result = self.log.prepare(first, count).and_then(|()| self.set_empty(hv, first, order, entry));
             if result.is_ok() {
+                hv.trace.detail(&*hv.platform, TRC_MEM_POD_POPULATE, || {
+                    let ([gfn_low, gfn_high], [mfn_low, mfn_high]) = (words(first.0), words(start.0));
+                    [gfn_low, gfn_high, mfn_low, mfn_high, frames_word(self.owner, order)]
+                });
                 hv.frames.set_gfn(start, count, Some(first));
                 self.log.note(first, count);
                 frames.mapped();

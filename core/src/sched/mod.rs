@@ -43,6 +43,7 @@ mod sim;
 mod stress;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod unit;
 pub mod vcpu_op;
 
@@ -52,6 +53,10 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use radon_abi::errno::Errno;
+use radon_abi::trace::{
+    TRC_SCHED_ADJDOM, TRC_SCHED_BLOCK, TRC_SCHED_DOM_ADD, TRC_SCHED_DOM_REM, TRC_SCHED_SLEEP, TRC_SCHED_WAKE,
+    TRC_SCHED_YIELD,
+};
 
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
@@ -136,7 +141,7 @@ impl Scheduler {
 
     fn context<'a>(&'a self, hv: &'a Hypervisor) -> Context<'a> {
         let ratelimit = Nanoseconds::from_micros(u64::from(self.ratelimit_us()));
-        Context { platform: &*hv.platform, timers: &hv.timers, ratelimit, flags: &self.cpus }
+        Context { platform: &*hv.platform, timers: &hv.timers, trace: &hv.trace, ratelimit, flags: &self.cpus }
     }
 
     fn policy_of(&self, unit: &Unit) -> Option<&dyn Policy> {
@@ -173,6 +178,7 @@ impl Scheduler {
         hv.timers.set_slice_end(cpu, pick.until);
         if let Some(flags) = self.cpus.get(cpu.index()) {
             flags.note_idle(pick.unit.is_none(), now);
+            trace::switch(hv, cpu, flags, &pick, now);
         }
         let vcpu = pick.unit.and_then(|u| u.vcpu());
         if let Some(vcpu) = vcpu.as_ref().filter(|_| pick.switched) {
@@ -205,6 +211,7 @@ impl Scheduler {
         unit.attach(vcpu, hv.platform.now());
         self.policy_of(unit).ok_or(Errno::EINVAL)?.add(self.context(hv), unit)?;
         unit.domain.join(unit);
+        trace::about(hv, TRC_SCHED_DOM_ADD, unit);
         vcpu.publish_clock(hv);
         Ok(())
     }
@@ -219,6 +226,7 @@ impl Scheduler {
             return Err(Errno::EAGAIN);
         }
         unit.domain.leave(unit);
+        trace::about(hv, TRC_SCHED_DOM_REM, unit);
         if let Some(policy) = self.policy_of(unit) {
             policy.remove(self.context(hv), unit);
         }
@@ -249,6 +257,7 @@ impl Scheduler {
         if unit.set_blocked(false) {
             ops::end_poll(hv, vcpu);
             self.update(hv, unit);
+            trace::about(hv, TRC_SCHED_WAKE, unit);
         }
     }
 
@@ -262,6 +271,7 @@ impl Scheduler {
             unit.set_blocked(false);
             return false;
         }
+        trace::about(hv, TRC_SCHED_BLOCK, unit);
         self.request(hv, hv.platform.this_cpu());
         true
     }
@@ -272,6 +282,7 @@ impl Scheduler {
         if let Some(policy) = self.policy_of(unit) {
             policy.give_way(self.context(hv), unit);
         }
+        trace::about(hv, TRC_SCHED_YIELD, unit);
         self.request(hv, hv.platform.this_cpu());
     }
 
@@ -299,12 +310,14 @@ impl Scheduler {
     pub fn pause(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
         vcpu.sched.unit.add_pause();
         self.update(hv, &vcpu.sched.unit);
+        trace::about(hv, TRC_SCHED_SLEEP, &vcpu.sched.unit);
     }
 
     /// Takes one pause of a vCPU back.
     pub fn unpause(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
         if vcpu.sched.unit.drop_pause() {
             self.update(hv, &vcpu.sched.unit);
+            trace::about(hv, TRC_SCHED_WAKE, &vcpu.sched.unit);
         }
     }
 
@@ -321,7 +334,10 @@ impl Scheduler {
     /// Pauses all vCPUs of a domain until [`Scheduler::unpause_domain`]; pauses count.
     pub fn pause_domain(&self, hv: &Hypervisor, domain: &DomainSched) {
         domain.add_pause();
-        domain.units().for_each(|u| self.update(hv, &u));
+        domain.units().for_each(|u| {
+            self.update(hv, &u);
+            trace::about(hv, TRC_SCHED_SLEEP, &u);
+        });
     }
 
     /// Pauses all vCPUs of a domain, not the caller's, and waits until no CPU holds the context of one. No lock may be
@@ -341,7 +357,10 @@ impl Scheduler {
     pub fn unpause_domain(&self, hv: &Hypervisor, domain: &DomainSched) -> bool {
         let was_paused = domain.drop_pause();
         if was_paused {
-            domain.units().for_each(|u| self.update(hv, &u));
+            domain.units().for_each(|u| {
+                self.update(hv, &u);
+                trace::about(hv, TRC_SCHED_WAKE, &u);
+            });
         }
         was_paused
     }
@@ -442,6 +461,9 @@ impl Scheduler {
             return Err(Errno::EINVAL);
         }
         domain.set(weight, cap);
+        if let Some(unit) = domain.units().next() {
+            hv.trace.note(&*hv.platform, TRC_SCHED_ADJDOM, || [unit.domain_id.0.into()]);
+        }
         for unit in domain.units() {
             if let Some(policy) = self.policy_of(&unit) {
                 policy.parameters_changed(self.context(hv), &unit);

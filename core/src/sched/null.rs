@@ -19,6 +19,7 @@ use crate::types::{CpuId, Nanoseconds};
 
 use super::cpuset::SharedCpuSet;
 use super::policy::{Context, Pick, Policy, PolicyKind};
+use super::trace::Changes;
 use super::{CpuSet, DomainSched, Unit};
 
 /// A unit's home when it is assigned to no CPU.
@@ -77,7 +78,7 @@ impl Null {
             if slot.assigned.is_none() {
                 slot.assigned = Some(unit.clone());
                 unit.home.store(u64::from(cpu.0), Ordering::SeqCst);
-                unit.refresh_runstate(cx.platform.now());
+                unit.refresh_runstate(cx, cx.platform.now());
                 drop(slot);
                 cx.tickle(cpu);
                 return true;
@@ -145,7 +146,7 @@ impl Policy for Null {
         let tickle = {
             let slot = slot.lock();
             let runs = slot.current.as_ref().is_some_and(|c| Arc::ptr_eq(c, unit));
-            unit.refresh_runstate(cx.platform.now());
+            unit.refresh_runstate(cx, cx.platform.now());
             runs != unit.is_runnable()
         };
         if tickle {
@@ -170,7 +171,7 @@ impl Policy for Null {
 
     fn parameters_changed(&self, _: Context<'_>, _: &Arc<Unit>) {}
 
-    fn schedule(&self, _: Context<'_>, cpu: CpuId, now: Nanoseconds) -> Pick {
+    fn schedule(&self, cx: Context<'_>, cpu: CpuId, now: Nanoseconds) -> Pick {
         let Some(slot) = self.slot(cpu) else { return Pick::IDLE };
         let mut slot = slot.lock();
         let may_run = |u: &Unit| u.is_runnable() && u.loaded_on().is_none_or(|on| on == cpu);
@@ -180,16 +181,17 @@ impl Policy for Null {
             (None, None) => true,
             _ => false,
         };
+        let mut changes = Changes::default();
         if !same {
             if let Some(unit) = &slot.current {
-                unit.stop(now);
+                changes.stopped = Some(unit.stop(cx, now));
             }
             if let Some(unit) = &next {
-                unit.start(cpu, now);
+                changes.started = Some(unit.start(cx, cpu, now));
             }
             slot.current.clone_from(&next);
         }
-        Pick { unit: next, until: None, switched: !same }
+        Pick { unit: next, until: None, switched: !same, changes }
     }
 
     fn context_saved(&self, cx: Context<'_>, unit: &Arc<Unit>) {

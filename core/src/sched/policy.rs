@@ -14,8 +14,10 @@ use radon_abi::errno::Errno;
 
 use crate::platform::Platform;
 use crate::time::Timers;
+use crate::trace::Trace;
 use crate::types::{CpuId, Nanoseconds};
 
+use super::trace::Changes;
 use super::{CpuSet, DomainSched, Unit};
 
 /// Which policy. The numbers are the ABI's `XEN_SCHEDULER_*`.
@@ -77,6 +79,9 @@ pub(super) struct CpuFlags {
     pub(super) idle_time: AtomicU64,
     /// The pool it belongs to; any other number for none.
     pub(super) pool: AtomicU32,
+    /// What it runs, for trace records, and since when (nanoseconds).
+    pub(super) runs: AtomicU32,
+    pub(super) runs_since: AtomicU64,
 }
 
 impl CpuFlags {
@@ -107,6 +112,8 @@ pub struct Context<'a> {
     pub platform: &'a dyn Platform,
     /// Timer queues, for budgets.
     pub timers: &'a Timers,
+    /// Where changes of run states are recorded.
+    pub trace: &'a Trace,
     /// Shortest time that a unit runs before another preempts it.
     pub ratelimit: Nanoseconds,
     pub(super) flags: &'a [CpuFlags],
@@ -131,11 +138,14 @@ pub struct Pick {
     pub until: Option<Nanoseconds>,
     /// Whether it is another unit than before.
     pub switched: bool,
+    /// Run states that changed by it.
+    pub(super) changes: Changes,
 }
 
 impl Pick {
     /// Nothing to run.
-    pub const IDLE: Pick = Pick { unit: None, until: None, switched: false };
+    pub const IDLE: Pick =
+        Pick { unit: None, until: None, switched: false, changes: Changes { stopped: None, started: None } };
 }
 
 /// A scheduling policy for the CPUs of one pool.

@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 
 use radon_abi::errno::Errno;
 use radon_abi::sched as abi;
+use radon_abi::trace::TRC_SCHED_SHUTDOWN;
 use radon_abi::xen::VIRQ_DOM_EXC;
 
 use crate::domain::Domain;
@@ -64,6 +65,8 @@ pub fn shut_down(hv: &Hypervisor, domain: &Arc<Domain>, reason: ShutdownReason) 
     if !domain.note_shutdown(reason as u32) {
         return;
     }
+    // Who it was is not known here: the domain, and its first vCPU.
+    hv.trace.note(&*hv.platform, TRC_SCHED_SHUTDOWN, || [domain.id.0.into(), 0, reason as u32]);
     log::info!("{} shut down: {reason:?}", domain.id);
     for watchdog in domain.sched.watchdogs.lock().iter_mut() {
         if let Some(armed) = watchdog.take() {

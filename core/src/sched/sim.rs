@@ -12,6 +12,7 @@ use super::policy::{Context, CpuFlags, Policy};
 use super::{CpuSet, DomainSched, Unit};
 use crate::testing::TestMachine;
 use crate::time::{Owner, State, Timers};
+use crate::trace::Trace;
 use crate::types::{CpuId, DomainId, Nanoseconds, VcpuId};
 
 pub(super) const MS: u64 = 1_000_000;
@@ -50,6 +51,7 @@ pub(super) struct Sim {
     pub(super) policy: Box<dyn Policy>,
     machine: Arc<TestMachine>,
     timers: Timers,
+    trace: Trace,
     flags: Vec<CpuFlags>,
     cpus: Vec<Cpu>,
     pub(super) workers: Vec<Worker>,
@@ -74,6 +76,7 @@ impl Sim {
             policy,
             machine: Arc::new(TestMachine::new(0, cpus)),
             timers: Timers::new(cpus),
+            trace: Trace::default(),
             flags,
             cpus: (0..cpus).map(|_| Cpu::default()).collect(),
             workers: Vec::new(),
@@ -100,6 +103,7 @@ impl Sim {
         let cx = Context {
             platform: &self.machine,
             timers: &self.timers,
+            trace: &self.trace,
             ratelimit: Nanoseconds(self.ratelimit),
             flags: &self.flags,
         };

@@ -17,6 +17,7 @@ use super::{CpuSet, Credit2, DomainSched, Null, Unit};
 use crate::platform::{ClockParameters, PhysMemory, Platform, PowerAction};
 use crate::testing::TestMemory;
 use crate::time::{Owner, Timers};
+use crate::trace::Trace;
 use crate::types::{CpuId, DomainId, Nanoseconds, VcpuId};
 
 std::thread_local! {
@@ -70,6 +71,7 @@ struct World {
     machine: Threads,
     policy: Box<dyn Policy>,
     timers: Timers,
+    trace: Trace,
     flags: Vec<CpuFlags>,
     subjects: Vec<Subject>,
     quiet: AtomicBool,
@@ -78,7 +80,13 @@ struct World {
 
 impl World {
     fn cx(&self) -> Context<'_> {
-        Context { platform: &self.machine, timers: &self.timers, ratelimit: Nanoseconds(100_000), flags: &self.flags }
+        Context {
+            platform: &self.machine,
+            timers: &self.timers,
+            trace: &self.trace,
+            ratelimit: Nanoseconds(100_000),
+            flags: &self.flags,
+        }
     }
 
     fn update(&self, subject: &Subject) {
@@ -169,6 +177,7 @@ fn stress(policy: Box<dyn Policy>, cpus: u32, units: u32) {
         machine: Threads { cpus, memory: TestMemory::new(0), time: AtomicU64::new(0) },
         policy,
         timers: Timers::new(cpus),
+        trace: Trace::default(),
         flags: (0..cpus).map(|_| CpuFlags::default()).collect(),
         subjects: (0..units).map(subject).collect(),
         quiet: AtomicBool::new(false),

@@ -70,6 +70,7 @@ impl TestHost {
             console: Console::default(),
             control: crate::control::Control::default(),
             watchdog: crate::watchdog::Watchdog::default(),
+            trace: crate::trace::Trace::default(),
         };
         TestHost { machine, hv: Arc::new(hv), domains: Vec::new() }
     }

@@ -711,6 +711,10 @@ impl VirtualCpu for SvmCpu {
         }
     }
 
+    fn exit_code(&self) -> u64 {
+        self.vmcb.exit_code
+    }
+
     fn describe_exit(&self) -> String {
         let v = &self.vmcb;
         // Seen a few times under QEMU with one thread per CPU; no processor does it. `xtask test` knows these words.

@@ -99,6 +99,12 @@ impl Pci {
         self.with(hv, domain, |state, backends| state.functions.remove(backends, at))
     }
 
+    /// Whether this function is one of them.
+    #[must_use]
+    pub fn knows(&self, at: Sbdf) -> bool {
+        self.state.lock().functions.functions().any(|f| f == at)
+    }
+
     /// Reads one of the ports 0xcf8-0xcff.
     pub(super) fn port_read(&self, hv: &Hypervisor, domain: &Domain, port: u16, size: u8) -> u32 {
         let Some(width) = Width::from_bytes(size) else { return u32::MAX };

@@ -4,11 +4,15 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use radon_abi::hvm::HVM_PARAM_TRIPLE_FAULT_REASON;
+use radon_abi::trace::{
+    TRC_HVM_HLT, TRC_HVM_INJ_EXC, TRC_HVM_INTR, TRC_HVM_IOPORT_READ, TRC_HVM_IOPORT_WRITE, TRC_HVM_RDTSC,
+};
 use radon_core::hypercall::{Args, Caller, Outcome, dispatch};
 use radon_core::ops::hvm;
 use radon_core::p2m::Kind;
 use radon_core::sched::ShutdownReason;
 use radon_core::time::VcpuTimer;
+use radon_core::trace::words;
 use radon_core::types::GuestPhysAddr;
 
 use super::Cx;
@@ -77,6 +81,9 @@ impl Cx<'_> {
 
     /// Delivers an exception, or what it becomes together with an event that is being delivered.
     pub(super) fn inject(&mut self, event: Event) {
+        if let Event::Exception { vector, error_code } = event {
+            self.trace(TRC_HVM_INJ_EXC, || [vector.into(), error_code.unwrap_or(0)]);
+        }
         match faults::combine(self.state.cpu.pending_event(), event) {
             Some(event) => self.state.cpu.inject(event),
             None => self.triple_fault(),
@@ -171,6 +178,7 @@ impl Cx<'_> {
 
     /// A physical interrupt ended guest mode: its handlers run now, and timers that are due fire.
     fn physical_interrupt(&mut self) {
+        self.trace(TRC_HVM_INTR, || []);
         self.sys.machine.poll_interrupts();
         let hv = self.hv();
         hv.timers.expire(hv, self.cpu, hv.platform.now());
@@ -184,6 +192,10 @@ impl Cx<'_> {
         let hv = self.hv();
         let vcpu = self.vcpu;
         let may_wake = self.state.cpu.regs().rflags & rflags::IF != 0;
+        if hv.trace.wants(TRC_HVM_HLT) {
+            let pending = self.has_wakeup();
+            self.trace(TRC_HVM_HLT, || [u32::from(pending)]);
+        }
         if may_wake || self.arch.nmi_pending.load(Ordering::Acquire) {
             hv.scheduler.block(hv, vcpu, || self.has_wakeup());
             return;
@@ -209,6 +221,7 @@ impl Cx<'_> {
             }
             return;
         }
+        self.trace_hypercall();
         let regs = *self.state.cpu.regs();
         let number = regs.get(gpr::RAX) as u32;
         let names = if long {
@@ -258,6 +271,7 @@ impl Cx<'_> {
         let regs = self.state.cpu.regs();
         let (leaf, subleaf) = (regs.get(gpr::RAX) as u32, regs.get(gpr::RCX) as u32);
         let [a, b, c, d] = self.cpuid_query(leaf, subleaf);
+        self.trace_cpuid(leaf, [a, b, c, d]);
         let regs = self.state.cpu.regs_mut();
         regs.set(gpr::RAX, u64::from(a));
         regs.set(gpr::RBX, u64::from(b));
@@ -285,6 +299,7 @@ impl Cx<'_> {
         if !self.retire_any(&[Op::Rdtsc, Op::Rdtscp]) {
             return;
         }
+        self.trace(TRC_HVM_RDTSC, || words(value));
         let aux = self.state.cpu.switched_msr(crate::virt::SwitchedMsr::TscAux);
         let regs = self.state.cpu.regs_mut();
         regs.set_edx_eax(value);
@@ -347,9 +362,11 @@ impl Cx<'_> {
                 2 => 0xffff,
                 _ => 0xffff_ffff,
             };
+            self.trace(TRC_HVM_IOPORT_WRITE, || [access.port.into(), (value & mask) as u32]);
             self.port_write(access.port, access.size, (value & mask) as u32);
         } else {
             let read = u64::from(self.port_read(access.port, access.size));
+            self.trace(TRC_HVM_IOPORT_READ, || [access.port.into(), read as u32]);
             let new = match access.size {
                 1 => (value & !0xff) | (read & 0xff),
                 2 => (value & !0xffff) | (read & 0xffff),
@@ -360,6 +377,7 @@ impl Cx<'_> {
     }
 
     fn nested_fault(&mut self, fault: &NestedFault) {
+        self.trace_nested_fault(fault);
         let gfn = GuestPhysAddr(fault.gpa).gfn();
         if fault.present && fault.write && self.domain.p2m.write_faulted(self.hv(), gfn) {
             return;

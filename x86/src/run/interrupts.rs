@@ -5,6 +5,7 @@
 
 use core::sync::atomic::Ordering;
 
+use radon_abi::trace::TRC_HVM_INJ_VIRQ;
 use radon_core::types::MachineAddr;
 
 use super::Cx;
@@ -89,6 +90,7 @@ impl Cx<'_> {
             self.state.cpu.request_interrupt_window(vector >> 4);
             return;
         }
+        self.trace(TRC_HVM_INJ_VIRQ, || [vector.into(), 0]);
         self.state.cpu.inject(Event::Interrupt(vector));
         if let Pending::Lapic(vector) = pending {
             self.state.lapic.accept(vector);

@@ -18,6 +18,7 @@ mod msrs;
 mod start_tests;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod walk_cache;
 #[cfg(test)]
 mod walk_cache_tests;
@@ -94,6 +95,7 @@ fn choose(sys: &System, cpu: CpuId) -> Option<Arc<Vcpu>> {
     let now = hv.platform.now();
     hv.timers.expire(hv, cpu, now);
     hv.console.deliver(hv);
+    hv.trace.deliver(hv);
     let decision = hv.scheduler.schedule(hv, cpu, now);
     hv.timers.program(&*hv.platform, cpu);
     decision.vcpu
@@ -137,7 +139,9 @@ impl Cx<'_> {
             return;
         }
         self.prepare_delivery();
+        self.trace_entry();
         let exit = self.state.cpu.run();
+        self.trace_exit();
         let tpr = self.state.cpu.tpr();
         if tpr != self.state.lapic.tpr() >> 4 {
             self.state.lapic.set_tpr(tpr.wrapping_shl(4));

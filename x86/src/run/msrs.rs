@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use radon_abi::trace::{TRC_HVM_MSR_READ, TRC_HVM_MSR_WRITE};
 use radon_core::p2m::GuestPhys;
 use radon_core::types::{Gfn, PAGE_SIZE};
 
@@ -22,6 +23,7 @@ impl Cx<'_> {
         match self.msr_value(number) {
             Ok(value) => {
                 if self.retire(Op::Rdmsr) {
+                    self.trace_msr(TRC_HVM_MSR_READ, number, value);
                     self.state.cpu.regs_mut().set_edx_eax(value);
                 }
             }
@@ -50,6 +52,7 @@ impl Cx<'_> {
     pub(super) fn wrmsr(&mut self) {
         let regs = self.state.cpu.regs();
         let (number, value) = (regs.get(gpr::RCX) as u32, regs.edx_eax());
+        self.trace_msr(TRC_HVM_MSR_WRITE, number, value);
         match self.set_msr(number, value) {
             Ok(()) => {
                 self.retire(Op::Wrmsr);

@@ -71,6 +71,7 @@ impl Rig {
             console: Console::default(),
             control: radon_core::control::Control::default(),
             watchdog: radon_core::watchdog::Watchdog::default(),
+            trace: radon_core::trace::Trace::default(),
         };
         let sys = System { hv, machine: zen, router: Arc::new(Router::new(1)) };
         let hv = &sys.hv;

@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 use radon_abi::domctl as abi;
 use radon_abi::domctl::{CreateDomain, MaxVcpus};
 use radon_abi::errno::Errno;
+use radon_abi::trace::TRC_DOM0_DOM_ADD;
 use radon_abi::xen::DOMID_FIRST_RESERVED;
 
 use super::{DOMAIN, at, number, read, request};
@@ -72,6 +73,7 @@ fn create_domain(hv: &Hypervisor, _: Privilege, wanted: DomainId, config: &Creat
     if wanted != id {
         hv.control.last_number.store(id.0, Ordering::Relaxed);
     }
+    hv.trace.note(&*hv.platform, TRC_DOM0_DOM_ADD, || [id.0.into()]);
     log::info!("{id} created: {} vCPUs", config.max_vcpus);
     Ok(id)
 }

@@ -8,6 +8,7 @@
 use alloc::sync::Arc;
 
 use radon_abi::errno::Errno;
+use radon_abi::trace::TRC_DOM0_DOM_REM;
 use radon_abi::xen::VIRQ_DOM_EXC;
 
 use super::domain;
@@ -39,6 +40,7 @@ pub(super) fn destroy(caller: &Caller<'_>, args: Args) -> OpResult {
         }
         domain.control.state.lock().phase = Phase::Dead;
         hv.control.died();
+        hv.trace.note(&*hv.platform, TRC_DOM0_DOM_REM, || [domain.id.0.into()]);
         log::info!("{} destroyed", domain.id);
         crate::evtchn::send_global_virq(hv, VIRQ_DOM_EXC);
     }

@@ -1,14 +1,15 @@
 //! What the machine is and how much of it is in use.
 
 use radon_abi::errno::Errno;
+use radon_abi::physdev::PciDevice;
 use radon_abi::sysctl as abi;
 use radon_abi::sysctl::{
-    AvailHeap, CpuInfo, CpuTopo, CpuTopoInfo, GetCpuInfo, GetPmStat, MemInfo, NumaInfo, PhysInfo, PmOp,
+    AvailHeap, CpuInfo, CpuTopo, CpuTopoInfo, GetCpuInfo, GetPmStat, MemInfo, NumaInfo, PciTopoInfo, PhysInfo, PmOp,
 };
 
 use super::{read, write};
 use crate::hypercall::{Args, Caller, OpResult};
-use crate::platform::MachineInfo;
+use crate::platform::{MachineInfo, PciAddress};
 use crate::types::{CpuId, GuestVirtAddr, PAGE_SIZE};
 
 /// Distance of a node from itself.
@@ -107,6 +108,31 @@ pub(super) fn numa_info(caller: &Caller<'_>, args: Args) -> OpResult {
         caller.write(GuestVirtAddr(r.distance), &LOCAL_DISTANCE)?;
     }
     r.num_nodes = 1;
+    write(caller, args, &r)
+}
+
+/// `XEN_SYSCTL_pcitopoinfo`: the node of each of some PCI devices. What is done when the budget is spent counts; the caller
+/// asks for the rest.
+///
+/// Errors: `EINVAL`: no devices are named. `EFAULT`.
+pub(super) fn pci_topo_info(caller: &Caller<'_>, args: Args) -> OpResult {
+    let mut r: PciTopoInfo = read(caller, args)?;
+    if r.devs == 0 || r.nodes == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let devices = caller.hv.platform.physical_devices();
+    let mut done = 0;
+    while done < r.num_devs && caller.spend() {
+        let at: PciDevice = caller.read_at(GuestVirtAddr(r.devs), u64::from(done))?;
+        let address = PciAddress { segment: at.seg, bus: at.bus, devfn: at.devfn };
+        let node: u32 = match devices.and_then(|d| d.node(address)) {
+            Some(node) => node.unwrap_or(abi::XEN_INVALID_NODE_ID),
+            None => abi::XEN_INVALID_DEV,
+        };
+        caller.write_at(GuestVirtAddr(r.nodes), u64::from(done), &node)?;
+        done = done.saturating_add(1);
+    }
+    r.num_devs = done;
     write(caller, args, &r)
 }
 

@@ -11,6 +11,7 @@ mod cpu_policy;
 mod domains;
 mod machine;
 mod scheduler;
+mod trace;
 
 use radon_abi::errno::Errno;
 use radon_abi::sysctl as abi;
@@ -24,7 +25,7 @@ pub(in crate::control) use cpu_policy::copy_policy_part;
 /// All operations.
 pub static OPERATIONS: &[Operation] = &[
     op(abi::XEN_SYSCTL_READCONSOLE, "XEN_SYSCTL_readconsole", console::read_console),
-    no(abi::XEN_SYSCTL_TBUF_OP, "XEN_SYSCTL_tbuf_op", Errno::ENOSYS),
+    op(abi::XEN_SYSCTL_TBUF_OP, "XEN_SYSCTL_tbuf_op", trace::tbuf_op),
     op(abi::XEN_SYSCTL_PHYSINFO, "XEN_SYSCTL_physinfo", machine::physinfo),
     op(abi::XEN_SYSCTL_SCHED_ID, "XEN_SYSCTL_sched_id", scheduler::sched_id),
     no(abi::XEN_SYSCTL_PERFC_OP, "XEN_SYSCTL_perfc_op", Errno::ENOSYS),
@@ -63,7 +64,7 @@ pub static OPERATIONS: &[Operation] = &[
     op(abi::XEN_SYSCTL_SCHEDULER_OP, "XEN_SYSCTL_scheduler_op", scheduler::scheduler_op),
     no(abi::XEN_SYSCTL_COVERAGE_OP, "XEN_SYSCTL_coverage_op", Errno::EOPNOTSUPP),
     no(abi::XEN_SYSCTL_PSR_CMT_OP, "XEN_SYSCTL_psr_cmt_op", Errno::ENODEV),
-    no(abi::XEN_SYSCTL_PCITOPOINFO, "XEN_SYSCTL_pcitopoinfo", Errno::EOPNOTSUPP),
+    op(abi::XEN_SYSCTL_PCITOPOINFO, "XEN_SYSCTL_pcitopoinfo", machine::pci_topo_info),
     no(abi::XEN_SYSCTL_PSR_ALLOC, "XEN_SYSCTL_psr_alloc", Errno::ENODEV),
     op(abi::XEN_SYSCTL_GET_CPU_LEVELLING_CAPS, "XEN_SYSCTL_get_cpu_levelling_caps", cpu_policy::get_cpu_levelling_caps),
     op(abi::XEN_SYSCTL_GET_CPU_FEATURESET, "XEN_SYSCTL_get_cpu_featureset", cpu_policy::get_cpu_featureset),

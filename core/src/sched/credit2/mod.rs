@@ -34,6 +34,7 @@ use crate::types::{CpuId, Nanoseconds};
 
 use super::cpuset::SharedCpuSet;
 use super::policy::{Context, Pick, Policy, PolicyKind};
+use super::trace::Changes;
 use super::{CpuSet, DomainSched, Unit};
 use queue::{Member, Queue, Slot, Standing};
 
@@ -128,7 +129,7 @@ impl Credit2 {
     /// A unit that is on no CPU begins to wait, if it is eligible: here, or where a CPU is idle. Takes over the lock.
     fn enqueue(&self, cx: Context<'_>, index: usize, queue: Guard<'_, Queue>, slot: Slot, now: Nanoseconds) {
         let Some(member) = queue.get(slot) else { return };
-        member.unit.refresh_runstate(now);
+        member.unit.refresh_runstate(cx, now);
         if member.standing != Standing::Off || !member.is_eligible() {
             self.publish(index, &queue, now);
             return;
@@ -253,7 +254,7 @@ impl Policy for Credit2 {
             Some(Standing::Running(cpu)) if !runnable => cx.tickle(cpu),
             _ => (),
         }
-        unit.refresh_runstate(now);
+        unit.refresh_runstate(cx, now);
         self.publish(index, &queue, now);
     }
 
@@ -309,6 +310,7 @@ impl Policy for Credit2 {
         queue.charge(cpu, now);
         let before = queue.current(cpu);
         let mut next = self.choose(cx, &mut queue, cpu, now);
+        let mut changes = Changes::default();
         if let Some(slot) = before {
             if let Some(member) = queue.get_mut(slot) {
                 member.yielded = false;
@@ -317,7 +319,7 @@ impl Policy for Credit2 {
                 queue.stand(slot, Standing::Leaving(cpu), now);
                 if let Some(member) = queue.get_mut(slot) {
                     cap::give_back(member);
-                    member.unit.stop(now);
+                    changes.stopped = Some(member.unit.stop(cx, now));
                 }
             }
         }
@@ -338,7 +340,7 @@ impl Policy for Credit2 {
                 given = true;
             }
             if next != before {
-                queue.run(slot, cpu, now);
+                changes.started = queue.run(cx, slot, cpu, now);
             }
             queue.idle.remove(cpu);
         } else if queue.cpus.contains(cpu) {
@@ -357,7 +359,7 @@ impl Policy for Credit2 {
         if given {
             self.balance(cx, index, now);
         }
-        Pick { unit, until, switched: next != before }
+        Pick { unit, until, switched: next != before, changes }
     }
 
     fn context_saved(&self, cx: Context<'_>, unit: &Arc<Unit>) {
