@@ -264,6 +264,32 @@ pub const PMSTAT_GET_CXSTAT: u32 = PMSTAT_CX | 2;
 /// Resets statistics of idle states.
 pub const PMSTAT_RESET_CXSTAT: u32 = PMSTAT_CX | 3;
 
+/// `struct xen_sysctl_get_pmstat` with the union's part about idle states.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GetCxStat {
+    /// What comes before the union.
+    pub head: GetPmStat,
+    /// Room in the arrays (in); number of states, running included (out).
+    pub nr: u32,
+    /// The state that the CPU was in last.
+    pub last: u32,
+    /// Nanoseconds in all states but the first.
+    pub idle_time: u64,
+    /// Array of 64-bit counts: how often each state was entered.
+    pub triggers: u64,
+    /// Array of 64-bit nanoseconds in each state.
+    pub residencies: u64,
+    /// Room in `pc` (in), entries used (out).
+    pub nr_pc: u32,
+    /// Room in `cc` (in), entries used (out).
+    pub nr_cc: u32,
+    /// Array of 64-bit times in the states of the package.
+    pub pc: u64,
+    /// Array of 64-bit times in the states of the core.
+    pub cc: u64,
+}
+
 /// `struct xen_sysctl_pm_op`, the part before the union.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -273,6 +299,29 @@ pub struct PmOp {
     /// The CPU.
     pub cpuid: u32,
 }
+
+/// `struct xen_sysctl_pm_op` with the union's part about the deepest idle state.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MaxCstate {
+    /// What comes before the union. The CPU's number says what is meant: 0 the state, 1 the sub-state.
+    pub head: PmOp,
+    /// The state.
+    pub max: u32,
+    /// Padding.
+    pub _pad: u32,
+}
+
+/// Deepest idle state: asked for.
+pub const XEN_SYSCTL_PM_OP_GET_MAX_CSTATE: u32 = 0x22;
+/// Deepest idle state: set.
+pub const XEN_SYSCTL_PM_OP_SET_MAX_CSTATE: u32 = 0x23;
+/// Turbo mode: on.
+pub const XEN_SYSCTL_PM_OP_ENABLE_TURBO: u32 = 0x26;
+/// Turbo mode: off.
+pub const XEN_SYSCTL_PM_OP_DISABLE_TURBO: u32 = 0x27;
+/// Any state, as deep as it goes.
+pub const XEN_SYSCTL_CX_UNLIMITED: u32 = u32::MAX;
 
 /// Category of [`PmOp::cmd`].
 pub const PM_PARA_CATEGORY_MASK: u32 = 0xf0;

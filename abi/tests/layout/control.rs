@@ -65,6 +65,16 @@ pub(super) fn sysctl_h(facts: &mut Facts) {
     facts.insert(format!("offsetof({scheduler})"), ratelimit as i128);
     facts.insert("offsetof(struct xen_sysctl_get_pmstat, cpuid)".into(), 4);
     facts.insert("offsetof(struct xen_sysctl_pm_op, cpuid)".into(), 4);
+    let max = core::mem::offset_of!(sysctl::MaxCstate, max);
+    facts.insert("offsetof(struct xen_sysctl_pm_op, u.get_max_cstate)".into(), max as i128);
+    macro_rules! idle {
+        ($($field:ident),*) => {$(
+            let at = core::mem::offset_of!(sysctl::GetCxStat, $field);
+            let name = concat!("offsetof(struct xen_sysctl_get_pmstat, u.getcx.", stringify!($field), ")");
+            facts.insert(name.into(), at as i128);
+        )*};
+    }
+    idle!(nr, last, idle_time, triggers, residencies, nr_pc, nr_cc, pc, cc);
     constants!(facts, sysctl {
         XEN_SYSCTL_INTERFACE_VERSION,
         XEN_SYSCTL_READCONSOLE = "XEN_SYSCTL_readconsole",
@@ -119,6 +129,11 @@ pub(super) fn sysctl_h(facts: &mut Facts) {
         PMSTAT_RESET_CXSTAT = "PMSTAT_reset_cxstat",
         PM_PARA_CATEGORY_MASK,
         CPUFREQ_PARA,
+        XEN_SYSCTL_PM_OP_GET_MAX_CSTATE = "XEN_SYSCTL_pm_op_get_max_cstate",
+        XEN_SYSCTL_PM_OP_SET_MAX_CSTATE = "XEN_SYSCTL_pm_op_set_max_cstate",
+        XEN_SYSCTL_PM_OP_ENABLE_TURBO = "XEN_SYSCTL_pm_op_enable_turbo",
+        XEN_SYSCTL_PM_OP_DISABLE_TURBO = "XEN_SYSCTL_pm_op_disable_turbo",
+        XEN_SYSCTL_CX_UNLIMITED,
         XEN_SYSCTL_CPUPOOL_OP_CREATE,
         XEN_SYSCTL_CPUPOOL_OP_DESTROY,
         XEN_SYSCTL_CPUPOOL_OP_INFO,

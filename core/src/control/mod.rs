@@ -53,6 +53,8 @@ pub struct Control {
     maptrack_frames: AtomicU32,
     /// What dom0 said of processors' power states.
     pub(crate) power: PowerTables,
+    /// The deepest idle state that was asked for.
+    idle_limit: sysctl::power::IdleLimit,
 }
 
 impl Default for Control {
@@ -66,6 +68,7 @@ impl Default for Control {
             grant_frames: AtomicU32::new(grant::DEFAULT_FRAMES),
             maptrack_frames: AtomicU32::new(grant::DEFAULT_MAPTRACK_FRAMES),
             power: PowerTables::default(),
+            idle_limit: sysctl::power::IdleLimit::default(),
         }
     }
 }

@@ -497,6 +497,12 @@ impl Scheduler {
         self.cpus.get(cpu.index()).map_or(Nanoseconds(0), |c| c.idle_time(now))
     }
 
+    /// How often a CPU became idle.
+    #[must_use]
+    pub fn idle_entries(&self, cpu: CpuId) -> u64 {
+        self.cpus.get(cpu.index()).map_or(0, |c| c.idle_entries.load(Ordering::Relaxed))
+    }
+
     /// A new period of a capped domain starts.
     pub(crate) fn replenish(&self, hv: &Hypervisor, domain: &Arc<DomainSched>, now: Nanoseconds) {
         if let Some(policy) = self.policy_of_pool(domain.pool()) {

@@ -77,6 +77,8 @@ pub(super) struct CpuFlags {
     pub(super) idle_since: AtomicU64,
     /// Nanoseconds that it had nothing to run, up to `idle_since`.
     pub(super) idle_time: AtomicU64,
+    /// How often it had nothing to run any more.
+    pub(super) idle_entries: AtomicU64,
     /// The pool it belongs to; any other number for none.
     pub(super) pool: AtomicU32,
     /// What it runs, for trace records, and since when (nanoseconds).
@@ -95,6 +97,9 @@ impl CpuFlags {
         // The sum grows before the interval ends, and an interval starts after: a reader counts none twice for long.
         self.idle_time.fetch_add(if idle { 0 } else { start.saturating_sub(since) }, Ordering::Relaxed);
         self.idle_since.store(if idle { start } else { 0 }, Ordering::Release);
+        if idle {
+            self.idle_entries.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// How long the CPU had nothing to run, up to `now`.

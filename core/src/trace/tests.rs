@@ -200,7 +200,6 @@ fn the_toolstack_maps_buffers_as_frames_of_xen_and_no_others() {
             idxs: 0x2000,
             gpfns: 0x2008,
             errs: 0x2010,
-            ..Default::default()
         };
         caller.write(GuestVirtAddr(0x1000), &batch).unwrap();
         caller.write(GuestVirtAddr(0x2000), &[mfn, gfn, 0]).unwrap();

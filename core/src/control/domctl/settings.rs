@@ -97,7 +97,8 @@ pub(super) fn scheduler_op(caller: &Caller<'_>, args: Args) -> OpResult {
 
 /// `XEN_DOMCTL_sendtrigger`: an NMI for a vCPU, or a press on the domain's power or sleep button.
 ///
-/// Errors: `EINVAL`: no such vCPU. `ENOSYS`: no such trigger. `EOPNOTSUPP`: it has no buttons.
+/// Errors: `EINVAL`: no such vCPU. `ENOSYS`: no such trigger. A domain without buttons takes no notice of them, as under
+/// Xen.
 pub(super) fn send_trigger(caller: &Caller<'_>, args: Args) -> OpResult {
     let (domain, r): (_, SendTrigger) = request(caller, args)?;
     let hv = caller.hv;
@@ -107,8 +108,12 @@ pub(super) fn send_trigger(caller: &Caller<'_>, args: Args) -> OpResult {
             vcpu.arch.raise_nmi();
             vcpu.notify(hv);
         }
-        abi::XEN_DOMCTL_SENDTRIGGER_POWER => domain.arch.press_button(hv, &domain, false)?,
-        abi::XEN_DOMCTL_SENDTRIGGER_SLEEP => domain.arch.press_button(hv, &domain, true)?,
+        abi::XEN_DOMCTL_SENDTRIGGER_POWER | abi::XEN_DOMCTL_SENDTRIGGER_SLEEP => {
+            match domain.arch.press_button(hv, &domain, r.trigger == abi::XEN_DOMCTL_SENDTRIGGER_SLEEP) {
+                Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
         _ => return Err(Errno::ENOSYS),
     }
     SUCCESS

@@ -4,7 +4,7 @@ use radon_abi::errno::Errno;
 use radon_abi::physdev::PciDevice;
 use radon_abi::sysctl as abi;
 use radon_abi::sysctl::{
-    AvailHeap, CpuInfo, CpuTopo, CpuTopoInfo, GetCpuInfo, GetPmStat, MemInfo, NumaInfo, PciTopoInfo, PhysInfo, PmOp,
+    AvailHeap, CpuInfo, CpuTopo, CpuTopoInfo, GetCpuInfo, MemInfo, NumaInfo, PciTopoInfo, PhysInfo,
 };
 
 use super::{read, write};
@@ -134,31 +134,4 @@ pub(super) fn pci_topo_info(caller: &Caller<'_>, args: Args) -> OpResult {
     }
     r.num_devs = done;
     write(caller, args, &r)
-}
-
-fn online(caller: &Caller<'_>, cpu: u32) -> Result<(), Errno> {
-    if cpu < caller.hv.platform.cpu_count() { Ok(()) } else { Err(Errno::EINVAL) }
-}
-
-/// `XEN_SYSCTL_get_pmstat`: there are no statistics of power states.
-///
-/// Errors: `EINVAL`: no such CPU. `ENODEV`: always otherwise.
-pub(super) fn get_pm_stat(caller: &Caller<'_>, args: Args) -> OpResult {
-    let r: GetPmStat = read(caller, args)?;
-    online(caller, r.cpuid)?;
-    Err(Errno::ENODEV)
-}
-
-/// `XEN_SYSCTL_pm_op`: frequencies are not managed.
-///
-/// Errors: `EINVAL`: no such CPU. `ENODEV`: about frequencies. `EOPNOTSUPP`: about idle states, the scheduler's or turbo
-/// mode. `ENOSYS`: else.
-pub(super) fn pm_op(caller: &Caller<'_>, args: Args) -> OpResult {
-    let r: PmOp = read(caller, args)?;
-    online(caller, r.cpuid)?;
-    Err(match r.cmd {
-        c if c & abi::PM_PARA_CATEGORY_MASK == abi::CPUFREQ_PARA => Errno::ENODEV,
-        0x21..=0x27 => Errno::EOPNOTSUPP,
-        _ => Errno::ENOSYS,
-    })
 }

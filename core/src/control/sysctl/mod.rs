@@ -10,6 +10,7 @@ mod console;
 mod cpu_policy;
 mod domains;
 mod machine;
+pub(super) mod power;
 mod scheduler;
 mod trace;
 
@@ -41,15 +42,15 @@ pub static OPERATIONS: &[Operation] = &[
     part(
         abi::XEN_SYSCTL_GET_PMSTAT,
         "XEN_SYSCTL_get_pmstat",
-        "power states are not managed: ENODEV, as from Xen before dom0 has told of them",
-        machine::get_pm_stat,
+        "a CPU runs or halts; frequencies are not managed (ENODEV)",
+        power::get_pm_stat,
     ),
     no(abi::XEN_SYSCTL_CPU_HOTPLUG, "XEN_SYSCTL_cpu_hotplug", Errno::EOPNOTSUPP),
     part(
         abi::XEN_SYSCTL_PM_OP,
         "XEN_SYSCTL_pm_op",
-        "power states are not managed: ENODEV, as from Xen before dom0 has told of them",
-        machine::pm_op,
+        "the deepest idle state only; frequencies are not managed (ENODEV), nor does the scheduler save power",
+        power::pm_op,
     ),
     no(abi::XEN_SYSCTL_PAGE_OFFLINE_OP, "XEN_SYSCTL_page_offline_op", Errno::EOPNOTSUPP),
     no(abi::XEN_SYSCTL_LOCKPROF_OP, "XEN_SYSCTL_lockprof_op", Errno::ENOSYS),

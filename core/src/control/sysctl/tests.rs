@@ -174,12 +174,63 @@ fn idle_time_grows_while_nothing_runs() {
 }
 
 #[test]
-fn power_states_are_not_managed() {
+fn a_cpu_runs_or_halts() {
     let host = host();
-    let stat = abi::GetPmStat { kind: abi::PMSTAT_GET_MAX_CX, cpuid: 0 };
-    assert_eq!(sysctl_op(&host, abi::XEN_SYSCTL_GET_PMSTAT, &stat).0, Err(Errno::ENODEV));
-    let stat = abi::GetPmStat { cpuid: 2, ..stat };
-    assert_eq!(sysctl_op(&host, abi::XEN_SYSCTL_GET_PMSTAT, &stat).0, Err(Errno::EINVAL));
-    let pm = |cmd| sysctl_op(&host, abi::XEN_SYSCTL_PM_OP, &abi::PmOp { cmd, cpuid: 0 }).0;
-    assert_eq!((pm(0x11), pm(0x22), pm(0x99)), (Err(Errno::ENODEV), Err(Errno::EOPNOTSUPP), Err(Errno::ENOSYS)));
+    let head = |kind| abi::GetPmStat { kind, cpuid: 0 };
+    let stat = |kind, nr| {
+        let ask =
+            abi::GetCxStat { head: head(kind), nr, triggers: BUFFER, residencies: BUFFER + 64, ..Default::default() };
+        sysctl_op(&host, abi::XEN_SYSCTL_GET_PMSTAT, &ask)
+    };
+    assert_eq!(stat(abi::PMSTAT_GET_MAX_CX, 0).1.nr, 2);
+    host.machine.advance(crate::types::Nanoseconds(100));
+    host.hv.scheduler.schedule(&host.hv, crate::types::CpuId(0), host.hv.platform.now());
+    host.machine.advance(crate::types::Nanoseconds(500));
+    let (result, r) = stat(abi::PMSTAT_GET_CXSTAT, 2);
+    assert_eq!((result, r.nr, r.idle_time), (SUCCESS, 2, 500));
+    assert_eq!((get::<u64>(&host, BUFFER, 0), get::<u64>(&host, BUFFER, 1)), (1, 1));
+    let running = host.hv.platform.now().0 - 500;
+    assert_eq!((get::<u64>(&host, BUFFER + 64, 0), get::<u64>(&host, BUFFER + 64, 1)), (running, 500));
+    // No more is written than there is room for.
+    host.caller(DomainId(0), 0).write_at(GuestVirtAddr(BUFFER), 1, &77u64).unwrap();
+    assert_eq!(stat(abi::PMSTAT_GET_CXSTAT, 1).1.nr, 2);
+    assert_eq!(get::<u64>(&host, BUFFER, 1), 77);
+    assert_eq!(stat(abi::PMSTAT_RESET_CXSTAT, 0).0, SUCCESS);
+    assert_eq!(stat(abi::PMSTAT_PX | 1, 0).0, Err(Errno::ENODEV));
+    let other = abi::GetPmStat { cpuid: 2, ..head(abi::PMSTAT_GET_MAX_CX) };
+    assert_eq!(sysctl_op(&host, abi::XEN_SYSCTL_GET_PMSTAT, &other).0, Err(Errno::EINVAL));
+}
+
+#[test]
+fn the_deepest_idle_state_can_be_limited_but_not_to_none() {
+    let host = host();
+    let op = |cmd, cpuid, max| {
+        let ask = abi::MaxCstate { head: abi::PmOp { cmd, cpuid }, max, _pad: 0 };
+        let (result, r) = sysctl_op(&host, abi::XEN_SYSCTL_PM_OP, &ask);
+        result.map(|_| r.max)
+    };
+    let (get, set) = (abi::XEN_SYSCTL_PM_OP_GET_MAX_CSTATE, abi::XEN_SYSCTL_PM_OP_SET_MAX_CSTATE);
+    assert_eq!((op(get, 0, 0), op(get, 1, 0)), (Ok(1), Ok(abi::XEN_SYSCTL_CX_UNLIMITED)));
+    assert!(op(set, 0, 2).is_ok() && op(set, 1, 2).is_ok());
+    assert_eq!(op(set, 0, 0), Err(Errno::EINVAL));
+    assert_eq!((op(get, 0, 0), op(get, 2, 0)), (Ok(2), Err(Errno::EINVAL)));
+    assert_eq!((op(0x11, 0, 0), op(0x21, 0, 0)), (Err(Errno::ENODEV), Err(Errno::EOPNOTSUPP)));
+    assert_eq!((op(0x26, 0, 0), op(0x99, 0, 0)), (Err(Errno::EACCES), Err(Errno::ENOSYS)));
+}
+
+#[test]
+fn devices_that_nobody_knows_have_no_node() {
+    let host = host();
+    let ask = |num_devs, nodes| {
+        let ask = abi::PciTopoInfo { num_devs, devs: BUFFER, nodes, _pad: 0 };
+        sysctl_op(&host, abi::XEN_SYSCTL_PCITOPOINFO, &ask)
+    };
+    let (result, r) = ask(3, BUFFER + 64);
+    assert_eq!((result, r.num_devs), (SUCCESS, 3));
+    assert_eq!(get::<[u32; 3]>(&host, BUFFER + 64, 0), [abi::XEN_INVALID_DEV; 3]);
+    assert_eq!(ask(3, 0).0, Err(Errno::EINVAL));
+    assert_eq!(ask(3, u64::MAX - 8).0, Err(Errno::EFAULT));
+    // What a caller says costs no more than a budget; the caller asks for the rest.
+    let many = ask(u32::MAX, BUFFER + 64);
+    assert!(many.0 == Err(Errno::EFAULT) || many.1.num_devs < 1000);
 }
