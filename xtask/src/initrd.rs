@@ -177,6 +177,7 @@ fn tools(archive: &mut Archive, debian: &Debian, guest: Vec<u8>) -> Result<()> {
     }
     programs(archive, &[&debian.root], &files, LOADED_LATE)?;
     archive.file(ELF_LOADER.1, 0o755, read(&debian.root.join(ELF_LOADER.0))?);
+    archive.file("guest.cfg", 0o644, include_str!("../dom0/guest.cfg"));
     archive.file("etc/xen/start", 0o755, include_str!("../dom0/start-xen"));
     archive.file("boot/vmlinuz", 0o644, read(&debian.kernel())?);
     archive.file("boot/guest.cpio", 0o644, guest);

@@ -44,9 +44,9 @@ pub(crate) struct Options {
     /// Give dom0 a network card with QEMU's user network behind it; may be repeated
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "virtio")]
     network: Vec<Card>,
-    /// What dom0's user space is
-    #[arg(long, value_enum, default_value = "mini")]
-    flavour: Flavour,
+    /// What dom0's user space is [default: tools; mini with --bochs]
+    #[arg(long, value_enum)]
+    flavour: Option<Flavour>,
     /// dom0's initial file system, in place of a flavour
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
@@ -104,12 +104,14 @@ fn parse_memory(text: &str) -> Result<u32, String> {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let debian = packages::fetch()?;
     let mut dom0_append = options.dom0_append.clone();
+    // Bochs has no input, so nobody would use the tools.
+    let flavour = options.flavour.unwrap_or(if options.bochs { Flavour::Mini } else { Flavour::Tools });
     let mut initrd = match &options.initrd {
         Some(file) => file.clone(),
-        None => initrd::build(&debian, options.flavour)?,
+        None => initrd::build(&debian, flavour)?,
     };
     let mut disks = options.disk.clone();
-    if options.flavour == Flavour::Debian {
+    if flavour == Flavour::Debian {
         ensure!(options.script.is_none(), "scripts run in the flavours mini and tools; in Debian, log in as root");
         ensure!(!options.bochs, "Debian's root disk is a virtio disk, which Bochs does not have");
         dom0_append = format!("{} {dom0_append}", rootfs::KERNEL_OPTIONS);

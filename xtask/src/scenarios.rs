@@ -121,6 +121,12 @@ pub(crate) fn all() -> Vec<Scenario> {
             &["create", "boot", "pause", "destroy", "poweroff", "memory returned"],
         ),
         Scenario::new("xl-disk").limit(400).script(include_str!("../scripts/xl-disk.sh"), &["create", "read", "write"]),
+        console("xl-console"),
+        Scenario::new("xl-tools").cpus(2, Threads::Single).limit(400).script(
+            include_str!("../scripts/xl-tools.sh"),
+            &["info", "dmesg", "xentop", "xenpm", "hypfs", "triggers", "xentrace"],
+        ),
+        Scenario::new("xl-dump").limit(400).script(include_str!("../scripts/dump.sh"), &["header", "pages", "destroy"]),
         fpu("fpu"),
         fpu("fpu-avx").avx(),
         Scenario::new("xl-save")
@@ -230,6 +236,31 @@ fn devices(name: &'static str) -> Scenario {
         .expect(&["reboot: Power down"])
 }
 
+/// A person at the console starts a guest and talks with it, leaves its console, comes back and ends it.
+fn console(name: &'static str) -> Scenario {
+    Scenario::new(name)
+        .limit(400)
+        .expect(&[UP])
+        // What is typed is shown, too, and must not look like what is waited for.
+        .answer("# ", "PS1='do''m0> '\n")
+        .answer("dom0> ", "xl create -c guest.cfg\n")
+        .expect(&["RADON-TEST: guest userspace up"])
+        .answer("# ", "PS1='gue''st> '\n")
+        .answer("guest> ", "while sleep 1; do echo still he''re; done &\n")
+        .expect(&["still here"])
+        // Ctrl-]
+        .send("\x1d")
+        .answer("dom0> ", "xl console guest\n")
+        .expect(&["still here"])
+        .send("poweroff -f\n")
+        // The guest's kernel.
+        .expect(&["reboot: System halted"])
+        .answer("dom0> ", "sleep 2; echo guests: $(xl list | grep -c ^guest)\n")
+        .expect(&["guests: 0"])
+        .send("poweroff -f\n")
+        .expect(&["reboot: Power down"])
+}
+
 /// Floating point in dom0 and a guest at once.
 fn fpu(name: &'static str) -> Scenario {
     Scenario::new(name)
@@ -275,6 +306,14 @@ fn stream_restored(name: &'static str) -> Scenario {
         .disks(&[Controller::Nvme])
         .limit(400)
         .script(include_str!("../scripts/stream-restore.sh"), &["restore", "shutdown"])
+}
+
+/// Guests whose crashes leave cores behind.
+pub(crate) fn soak_coredump() -> Scenario {
+    Scenario::new("soak-coredump")
+        .flavour(Flavour::Tools)
+        .limit(5000)
+        .script(include_str!("../scripts/soak-coredump.sh"), &["coredump-destroy", "coredump-restart"])
 }
 
 /// Guests that move, `rounds` times each.

@@ -42,6 +42,7 @@ const SOAKS: &[(&str, &str)] = &[
     ("mixed", "load of all kinds on a dom0 with 4 CPUs: wake-ups, clocks and kernel messages are watched (10 minutes)"),
     ("boot", "boots with 2 and 4 CPUs, again and again, on a host that is kept busy (20 minutes)"),
     ("migrate", "guests with 1 to 4 CPUs move to the same host under load, some migrations break (80 migrations)"),
+    ("coredump", "guests that crash leave whole cores behind, and are destroyed or start anew (about 30 minutes)"),
     ("streams", "what Debian's Xen saved is restored, and the other way round (4 boots)"),
 ];
 
@@ -65,6 +66,7 @@ pub(crate) fn soak(options: &Options) -> Result<bool> {
             let all = scenarios::soak_streams();
             all.iter().map(|s| one(&lab, s)).try_fold(true, |good, this| Ok(good & this?))
         }
+        "coredump" => one(&lab, &scenarios::soak_coredump()),
         "migrate" => one(&lab, &scenarios::soak_migrate(options.rounds)),
         _ => boots(&lab, options),
     }
