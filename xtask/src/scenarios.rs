@@ -126,7 +126,6 @@ pub(crate) fn all() -> Vec<Scenario> {
             include_str!("../scripts/xl-tools.sh"),
             &["info", "dmesg", "xentop", "xenpm", "hypfs", "triggers", "xentrace"],
         ),
-        Scenario::new("xl-dump").limit(400).script(include_str!("../scripts/dump.sh"), &["header", "pages", "destroy"]),
         fpu("fpu"),
         fpu("fpu-avx").avx(),
         Scenario::new("xl-save")
