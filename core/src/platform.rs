@@ -222,9 +222,7 @@ pub trait ArchVcpu: Any + Send + Sync {
     ///
     /// # Errors
     /// `EOPNOTSUPP` where this is not to be had.
-    fn set_upcall_vector(&self, _vector: u8) -> Result<(), Errno> {
-        Err(Errno::EOPNOTSUPP)
-    }
+    fn set_upcall_vector(&self, vector: u8) -> Result<(), Errno>;
     /// Whether an interrupt or NMI is pending that the vCPU would take now if it ran: it does not block then. Called on
     /// the CPU that runs the vCPU.
     fn interrupt_pending(&self) -> bool {
@@ -241,9 +239,7 @@ pub trait ArchVcpu: Any + Send + Sync {
     ///
     /// # Errors
     /// `EINVAL` for a state that cannot be; `EOPNOTSUPP` where this is not to be had.
-    fn initialise(&self, _domain: &Domain, _state: &HvmContext) -> Result<(), Errno> {
-        Err(Errno::EOPNOTSUPP)
-    }
+    fn initialise(&self, domain: &Domain, state: &HvmContext) -> Result<(), Errno>;
     /// The registers, as a debugger sees them. The vCPU is off its CPU.
     ///
     /// # Errors

@@ -90,6 +90,11 @@ impl ArchVcpu for X86Vcpu {
         }
     }
 
+    fn set_upcall_vector(&self, vector: u8) -> Result<(), Errno> {
+        self.upcall_vector.store(vector, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn raise_nmi(&self) {
         self.nmi_pending.store(true, Ordering::Release);
     }

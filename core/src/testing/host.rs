@@ -19,6 +19,7 @@ use core::any::Any;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
+use radon_abi::vcpu::HvmContext;
 
 use super::{TestMachine, TestTable};
 use crate::console::Console;
@@ -211,6 +212,12 @@ impl ArchVcpu for TestArchVcpu {
     }
     fn raise_nmi(&self) {
         self.nmis.fetch_add(1, Ordering::SeqCst);
+    }
+    fn set_upcall_vector(&self, _: u8) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    fn initialise(&self, _: &Domain, _: &HvmContext) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
     }
     fn interrupt_pending(&self) -> bool {
         let meanwhile = self.meanwhile.lock().take();

@@ -27,7 +27,9 @@ impl Cx<'_> {
     }
 
     fn highest_pending(&mut self) -> Option<Pending> {
+        // A vCPU with a vector of its own gets its upcalls through the local APIC.
         if let Some(vector) = self.x86.callback_vector()
+            && self.arch.upcall_vector.load(Ordering::Relaxed) == 0
             && self.upcall_pending()
         {
             return Some(Pending::Upcall(vector));

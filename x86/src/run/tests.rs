@@ -693,3 +693,29 @@ fn an_interrupt_below_the_task_priority_comes_when_that_falls() {
     rig.cx(|cx| cx.prepare_delivery());
     assert_eq!(rig.asked.lock().watches, 1);
 }
+
+#[test]
+fn upcalls_come_by_the_domain_s_vector_or_the_vcpu_s_own() {
+    use radon_core::platform::{ArchDomain, ArchVcpu};
+    let mut rig = rig();
+    let x86 = X86Domain::of(&rig.domain).unwrap();
+    x86.set_callback_via((2 << 56) | 0xf3).unwrap();
+    let info = rig.domain.vcpus()[0].events.info().unwrap();
+    rig.sys.hv.platform.memory().fetch_or_u8(info, 1);
+    rig.plain(|cpu| cpu.takes_interrupt = true);
+    rig.cx(|cx| cx.prepare_delivery());
+    assert_eq!(rig.event(), Some(Event::Interrupt(0xf3)));
+    // From now on only an edge counts, as of any message to the local APIC.
+    rig.arch().set_upcall_vector(0x50).unwrap();
+    let _ = rig.cx(|cx| cx.state.lapic.mmio_write(0xf0, 4, 0x1ff, Nanoseconds(0)));
+    rig.plain(|cpu| cpu.takes_interrupt = true);
+    rig.cx(|cx| cx.prepare_delivery());
+    assert_eq!(rig.event(), None);
+    rig.arch().raise_upcall();
+    rig.plain(|cpu| cpu.takes_interrupt = true);
+    rig.cx(|cx| {
+        cx.take_signals();
+        cx.prepare_delivery();
+    });
+    assert_eq!(rig.event(), Some(Event::Interrupt(0x50)));
+}
