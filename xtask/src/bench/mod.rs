@@ -8,6 +8,7 @@
 mod boot;
 mod kernel;
 mod micro;
+mod plot;
 mod profile;
 
 use std::collections::BTreeMap;
@@ -117,6 +118,7 @@ pub(crate) fn bench(options: &Options) -> Result<bool> {
         let report = Value::Array(rows.iter().map(Row::json).collect());
         let text = serde_json::to_string_pretty(&report)?;
         fs::write(lab.folder.join(format!("{name}.json")), format!("{text}\n"))?;
+        fs::write(lab.folder.join(format!("{name}.svg")), plot::chart(&format!("{name}: Radon / Xen"), &rows))?;
         if options.json { println!("{text}") } else { print!("{}", table(&rows)) }
     }
     Ok(true)
