@@ -59,6 +59,8 @@ pub(super) struct Sim {
     /// CPUs of the pool.
     pool: CpuSet,
     ratelimit: u64,
+    /// By how much timers come late.
+    pub(super) timers_late: u64,
     /// Steps for which a context stays unsaved, in turn.
     pub(super) save_delays: Vec<u8>,
     saves: usize,
@@ -83,6 +85,7 @@ impl Sim {
             domains: Vec::new(),
             pool: CpuSet::first(cpus),
             ratelimit: MS,
+            timers_late: 0,
             save_delays: Vec::new(),
             saves: 0,
             now: 0,
@@ -174,7 +177,9 @@ impl Sim {
 
     fn next_event(&self) -> u64 {
         let slices = self.cpus.iter().filter_map(|c| c.until);
-        let timers = (0..self.cpus.len()).filter_map(|c| self.timers.next_deadline(CpuId(c as u32))).map(|t| t.0);
+        let timers = (0..self.cpus.len())
+            .filter_map(|c| self.timers.next_deadline(CpuId(c as u32)))
+            .map(|t| t.0.saturating_add(self.timers_late));
         let wakes = self.workers.iter().filter_map(|w| w.wakes);
         let sleeps = self.cpus.iter().filter_map(|c| self.now.checked_add(self.workers[c.current?].left));
         slices.chain(timers).chain(wakes).chain(sleeps).min().unwrap_or(u64::MAX).max(self.now)
@@ -214,7 +219,9 @@ impl Sim {
         for c in 0..self.cpus.len() {
             self.machine.current_cpu.store(c as u32, Ordering::SeqCst);
             let cpu = CpuId(c as u32);
-            while let Some((_, owner)) = self.timers.pop_due(cpu, Nanoseconds(self.now)) {
+            while let Some((_, owner)) =
+                self.timers.pop_due(cpu, Nanoseconds(self.now.saturating_sub(self.timers_late)))
+            {
                 let Owner::Budget(domain) = owner else { panic!("only budgets have timers here") };
                 let domain = domain.upgrade().unwrap();
                 self.with(|p, cx| p.replenish(cx, &domain, Nanoseconds(self.now)));

@@ -70,6 +70,18 @@ fn a_cap_limits_even_an_idle_machine() {
 }
 
 #[test]
+fn a_cap_holds_when_timers_come_late() {
+    // A little, nearly a period, and more than that.
+    for late in [1, 9, 13, 47] {
+        let mut sim = credit2(2);
+        sim.timers_late = late * MS;
+        let domain = sim.domain(256, 50);
+        sim.add(domain, Job::Hog, CpuSet::ALL);
+        close(measure(&mut sim)[0], 0.5, 0.03);
+    }
+}
+
+#[test]
 fn a_vcpu_that_nobody_competes_with_needs_no_timer() {
     let mut sim = credit2(2);
     let domain = sim.domain(256, 0);

@@ -7,7 +7,7 @@
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 
@@ -41,6 +41,8 @@ pub struct DomainSched {
     pub(crate) shutdown_code: AtomicU32,
     /// Nanoseconds of CPU time left in this period, when capped. Negative after an overrun.
     pub(super) budget: AtomicI64,
+    /// When the period ends that the budget is for (system time), while the timer is armed.
+    pub(super) budget_end: AtomicU64,
     /// Whether the timer that fills the budget is armed.
     pub(super) budget_armed: AtomicBool,
     /// Watchdogs, by number less one.
@@ -57,6 +59,7 @@ impl Default for DomainSched {
             cap: AtomicU32::new(0),
             shutdown_code: AtomicU32::new(0),
             budget: AtomicI64::new(0),
+            budget_end: AtomicU64::new(0),
             budget_armed: AtomicBool::new(false),
             watchdogs: Lock::new(Rank::Vcpu, [None, None]),
         }
@@ -160,6 +163,11 @@ impl Affinity {
     }
 }
 
+/// Whether a vCPU has registers to start with: no, they are being set, yes.
+const NEVER: u8 = 0;
+const BUSY: u8 = 1;
+const DONE: u8 = 2;
+
 /// One vCPU as the scheduler sees it.
 pub struct Unit {
     /// The number of its domain, for reports.
@@ -169,8 +177,8 @@ pub struct Unit {
     /// What it shares with the others of its domain.
     pub domain: Arc<DomainSched>,
     vcpu: spin::once::Once<Weak<Vcpu>>,
-    /// Has registers to start with.
-    initialised: Lock<bool>,
+    /// [`DONE`] if it has registers to start with.
+    initialised: AtomicU8,
     /// Not brought up (`VPF_down`).
     down: AtomicBool,
     /// Waits for an event (`VPF_blocked`).
@@ -199,7 +207,7 @@ impl Unit {
             vcpu_id,
             domain: domain.clone(),
             vcpu: spin::once::Once::new(),
-            initialised: Lock::new(Rank::Vcpu, false),
+            initialised: AtomicU8::new(NEVER),
             down: AtomicBool::new(true),
             blocked: AtomicBool::new(false),
             polling: AtomicBool::new(false),
@@ -233,7 +241,7 @@ impl Unit {
     /// Whether it was given registers to start with.
     #[must_use]
     pub fn is_initialised(&self) -> bool {
-        *self.initialised.lock()
+        self.initialised.load(Ordering::Acquire) == DONE
     }
 
     /// Gives it registers to start with by `how`, once.
@@ -241,13 +249,13 @@ impl Unit {
     /// # Errors
     /// `EEXIST` if it has them; else those of `how`.
     pub(super) fn initialise(&self, how: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
-        let mut initialised = self.initialised.lock();
-        if *initialised {
+        // No lock: `how` takes that of the registers, which comes before all others.
+        if self.initialised.compare_exchange(NEVER, BUSY, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return Err(Errno::EEXIST);
         }
-        how()?;
-        *initialised = true;
-        Ok(())
+        let result = how();
+        self.initialised.store(if result.is_ok() { DONE } else { NEVER }, Ordering::Release);
+        result
     }
 
     /// Whether it is down: not brought up, or brought down.

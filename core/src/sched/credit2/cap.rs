@@ -3,7 +3,8 @@
 //! A capped domain has a budget for each period of 10 ms. A unit that is put on a CPU draws a part of it, its quota, so
 //! that the others of its domain can run elsewhere at the same time; what it has left when it leaves it gives back. An
 //! overrun (a slice ends when the CPU gets to it, a little late) counts against the next period. The timer of the period
-//! runs only while the domain draws.
+//! runs only while the domain draws. Periods follow one another at their times, also when the timer comes late: otherwise
+//! a domain would lose by each delay, and get less than its cap says.
 
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -17,6 +18,8 @@ use super::queue::Member;
 
 /// Length of a period.
 const PERIOD: Nanoseconds = Nanoseconds(10_000_000);
+/// Periods that are made up for at most, when the timer came so late that they went by unused.
+const MISSED_MAX: u64 = 10;
 /// Smallest quota, if that much is left.
 const QUOTA_MIN: i64 = 500_000;
 
@@ -39,6 +42,7 @@ pub(super) fn draw(cx: Context<'_>, member: &mut Member, now: Nanoseconds) -> bo
     if !domain.budget_armed.swap(true, Ordering::SeqCst) {
         domain.budget.fetch_add(total, Ordering::SeqCst);
         domain.budget.fetch_min(total, Ordering::SeqCst);
+        domain.budget_end.store(now.0, Ordering::SeqCst);
         arm(cx, domain, now);
     }
     // What it ran beyond its last quota was somebody's budget.
@@ -77,6 +81,10 @@ pub(super) fn replenish(cx: Context<'_>, domain: &Arc<DomainSched>, now: Nanosec
         return true;
     }
     let untouched = domain.budget.load(Ordering::SeqCst) >= total;
+    // This period, and those that have gone by as well.
+    let late = now.0.saturating_sub(domain.budget_end.load(Ordering::SeqCst));
+    let periods = late.checked_div(PERIOD.0).unwrap_or(0).saturating_add(1).min(MISSED_MAX);
+    let total = total.saturating_mul(periods as i64);
     domain.budget.fetch_add(total, Ordering::SeqCst);
     domain.budget.fetch_min(total, Ordering::SeqCst);
     if untouched {
@@ -87,8 +95,12 @@ pub(super) fn replenish(cx: Context<'_>, domain: &Arc<DomainSched>, now: Nanosec
     true
 }
 
+/// Arms the timer for the end of the period that is under way at `now`.
 fn arm(cx: Context<'_>, domain: &Arc<DomainSched>, now: Nanoseconds) {
     let cpu = cx.platform.this_cpu();
-    let end = now.saturating_add(PERIOD);
+    let last = domain.budget_end.load(Ordering::SeqCst);
+    let into = now.0.saturating_sub(last).checked_rem(PERIOD.0).unwrap_or(0);
+    let end = Nanoseconds(now.0.saturating_sub(into)).saturating_add(PERIOD);
+    domain.budget_end.store(end.0, Ordering::SeqCst);
     cx.timers.arm(cx.platform, cpu, end, Nanoseconds(0), Owner::Budget(Arc::downgrade(domain)));
 }
