@@ -27,8 +27,15 @@ const MAX_REGIONS: usize = 512;
 static FREE: Lock<ArrayVec<Range<u64>, MAX_REGIONS>> = Lock::new(Rank::Frames, ArrayVec::new_const());
 static SOURCE: Once<Source> = Once::new();
 
-/// Gives a number of contiguous frames, aligned to that number, which is a power of two.
-pub type Source = fn(frames: u64) -> Option<MachineAddr>;
+/// Where frames come from once the machine runs.
+pub struct Source {
+    /// Gives a number of frames in a row, aligned to that number, which is a power of two; for ever.
+    pub forever: fn(frames: u64) -> Option<MachineAddr>,
+    /// Gives a number of frames in a row until they are given back.
+    pub take: fn(frames: u64) -> Option<MachineAddr>,
+    /// Takes back what `take` gave; `false`, and nothing is done, for all else.
+    pub give_back: fn(at: MachineAddr, frames: u64) -> bool,
+}
 
 /// The whole frames of `usable` that no part of `reserved` lies in. All addresses in bytes.
 pub(crate) fn whole_frames(usable: &[Range<u64>], reserved: &[Range<u64>]) -> Vec<Range<u64>> {
@@ -61,7 +68,7 @@ pub(crate) fn init(usable: &[Range<u64>], reserved: &[Range<u64>]) {
 /// owns them for ever. `None` if there are none, or none below `limit` while starting.
 pub(crate) fn allocate_below(frames: u64, limit: u64) -> Option<MachineAddr> {
     if let Some(source) = SOURCE.get() {
-        return source(frames);
+        return (source.forever)(frames);
     }
     let size = frames.checked_mul(PAGE_SIZE)?;
     let mut free = FREE.lock();
@@ -134,6 +141,8 @@ pub fn free_bytes() -> u64 {
 #[must_use]
 pub fn hand_over(source: Source) -> Vec<Range<u64>> {
     let free = core::mem::take(&mut *FREE.lock());
+    // SAFETY: the source hands out frames of RAM that nothing else uses (see the top of this file).
+    unsafe { crate::heap::set_blocks(source.take, source.give_back) };
     SOURCE.call_once(|| source);
     free.into_iter().collect()
 }

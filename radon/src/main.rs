@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use radon_abi::errno::Errno;
 use radon_core::console::{Console, Settings};
 use radon_core::domain::{Domain, DomainList};
-use radon_core::frames::{FrameAllocator, FrameInfo, Order, Placement};
+use radon_core::frames::{FrameAllocator, FrameInfo, KEPT};
 use radon_core::hypervisor::Hypervisor;
 use radon_core::options::Options;
 use radon_core::platform::{PciAddress, PhysicalDevices, Platform as _};
@@ -93,6 +93,7 @@ fn main(handover: Handover) -> ! {
         report::stop(format_args!("{e}"));
     }
     log::info!("{} MiB free, heap {} KiB; starting dom0", sys.hv.frames.free_frames() >> 8, heap::size() >> 10);
+    sys.hv.frames.keep(KEPT);
     sys.hv.console.end_boot(&sys.hv);
     if machine.options.watchdog {
         watchdog::start(&sys.hv, machine.options.watchdog_timeout);
@@ -161,7 +162,7 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
         interrupts::register(vector, device_interrupt);
     }
     console::set_hook(keep_log);
-    let free = frames::hand_over(more_frames);
+    let free = frames::hand_over(frames::Source { forever: more_frames, take: heap_block, give_back: free_heap_block });
     for range in &free {
         let first = range.start / PAGE_SIZE;
         sys.hv.frames.add_region(Mfn(first), range.end / PAGE_SIZE - first, NodeId(0));
@@ -239,12 +240,22 @@ fn function(at: PciAddress) -> Sbdf {
     Sbdf::new(at.segment, u16::from(at.bus) << 8 | u16::from(at.devfn))
 }
 
-/// Frames for the hypervisor's own heap.
+/// Frames for the hypervisor's own heap and tables, for ever.
 fn more_frames(count: u64) -> Option<MachineAddr> {
-    let sys = SYSTEM.get()?;
-    let order = Order::new(count.checked_next_power_of_two()?.trailing_zeros())?;
-    let mfn = sys.hv.frames.alloc_hypervisor(sys.hv.platform.memory(), order, Placement::default()).ok()?;
-    Some(mfn.addr())
+    let at = heap_block(count)?;
+    // Not to be freed, whatever lies there.
+    SYSTEM.get()?.hv.frames.set_note(at.mfn(), 0);
+    Some(at)
+}
+
+/// Frames for one large thing on the hypervisor's heap.
+fn heap_block(count: u64) -> Option<MachineAddr> {
+    Some(SYSTEM.get()?.hv.frames.alloc_kept(count).ok()?.addr())
+}
+
+/// Takes back what [`heap_block`] gave, if it did.
+fn free_heap_block(at: MachineAddr, count: u64) -> bool {
+    SYSTEM.get().is_some_and(|sys| sys.hv.frames.free_kept(at.mfn(), count))
 }
 
 /// Lines that hal has printed go into the ring that `xl dmesg` shows.

@@ -65,7 +65,7 @@ fn bind(
     consumer: Option<Arc<dyn Consumer>>,
 ) -> Result<Port, Errno> {
     let mut table = domain.events.table.lock();
-    let (port, channel) = table.allocate(domain, hv.platform.memory())?;
+    let (port, channel) = table.allocate(hv, domain)?;
     if consumer.is_some() {
         table.consumers = table.consumers.saturating_add(1);
     }
@@ -90,7 +90,7 @@ pub fn bind_virq(hv: &Hypervisor, domain: &Arc<Domain>, virq: u32, vcpu: VcpuId)
     if slot.load(Ordering::Acquire) != 0 {
         return Err(Errno::EEXIST);
     }
-    let (port, channel) = table.allocate(domain, hv.platform.memory())?;
+    let (port, channel) = table.allocate(hv, domain)?;
     let mut state = channel.state.lock();
     state.binding = Binding::Virq { virq };
     state.vcpu = vcpu;
@@ -110,7 +110,7 @@ pub fn bind_interdomain(
     remote_port: Port,
 ) -> Result<Port, Errno> {
     let (mut table, remote_table) = lock_pair(&domain.events.table, &remote.events.table);
-    let (port, channel) = table.allocate(domain, hv.platform.memory())?;
+    let (port, channel) = table.allocate(hv, domain)?;
     if let Err(errno) = connect(domain, port, remote, remote_port) {
         table.release(port);
         return Err(errno);

@@ -110,8 +110,14 @@ impl Channels {
         group.get((port / BUCKET) % GROUP)?.get()?.get(port % BUCKET)
     }
 
-    /// The channel of a port, allocated if need be. Calls are serialised by the domain's table lock.
-    pub(super) fn ensure(&self, port: Port) -> Result<&Channel, Errno> {
+    /// The channel of a port, allocated if need be and if there is room. Calls are serialised by the domain's table lock.
+    pub(super) fn ensure(&self, port: Port, room: impl FnOnce() -> bool) -> Result<&Channel, Errno> {
+        if let Some(channel) = self.get(port) {
+            return Ok(channel);
+        }
+        if !room() {
+            return Err(Errno::ENOMEM);
+        }
         let port = port.index();
         let group = self
             .groups
@@ -140,12 +146,12 @@ mod tests {
     fn channels_are_found_at_every_edge() {
         let channels = Channels::new();
         for port in [1, 127, 128, 2047, 2048, 131_071] {
-            assert!(channels.ensure(Port(port)).is_ok());
+            assert!(channels.ensure(Port(port), || true).is_ok());
             let found = channels.get(Port(port)).unwrap();
-            assert!(core::ptr::eq(found, channels.ensure(Port(port)).unwrap()));
+            assert!(core::ptr::eq(found, channels.ensure(Port(port), || true).unwrap()));
         }
         assert!(channels.get(Port(4096)).is_none());
-        assert_eq!(channels.ensure(Port(131_072)).err(), Some(Errno::ENOSPC));
+        assert_eq!(channels.ensure(Port(131_072), || true).err(), Some(Errno::ENOSPC));
         assert!(channels.get(Port(u32::MAX)).is_none());
     }
 }

@@ -12,7 +12,7 @@ use radon_abi::xen::NR_VIRQS;
 use super::channel::Channel;
 use super::{EventChannels, Pin, fifo};
 use crate::domain::Domain;
-use crate::platform::PhysMemory;
+use crate::hypervisor::Hypervisor;
 use crate::types::Port;
 
 /// Free ports that are passed over because the guest still has them in a FIFO queue, per allocation. A guest that keeps
@@ -60,11 +60,7 @@ impl Table {
     ///
     /// # Errors
     /// `EINVAL` if the domain is being destroyed, `ENOSPC` if no port is left, `ENOMEM`.
-    pub(super) fn allocate<'a>(
-        &mut self,
-        domain: &'a Domain,
-        memory: &dyn PhysMemory,
-    ) -> Result<(Port, &'a Channel), Errno> {
+    pub(super) fn allocate<'a>(&mut self, hv: &Hypervisor, domain: &'a Domain) -> Result<(Port, &'a Channel), Errno> {
         if self.dying {
             return Err(Errno::EINVAL);
         }
@@ -76,11 +72,11 @@ impl Table {
             if port.0 >= limit {
                 return Err(Errno::ENOSPC);
             }
-            if events.is_fifo() && fifo::word_value(memory, domain, port) & EVTCHN_FIFO_LINKED != 0 {
+            if events.is_fifo() && fifo::word_value(hv.platform.memory(), domain, port) & EVTCHN_FIFO_LINKED != 0 {
                 next = port.0.saturating_add(1);
                 continue;
             }
-            let channel = events.channels.ensure(port)?;
+            let channel = events.channels.ensure(port, || hv.frames.has_room())?;
             self.set_used(port, true);
             self.open = self.open.saturating_add(1);
             return Ok((port, channel));

@@ -167,12 +167,14 @@ pub(super) struct Heap {
     pub(super) claimed: u64,
     /// Those of them that are set aside as reserves.
     pub(super) reserved: u64,
+    /// Frames that only [`super::FrameAllocator::alloc_kept`] takes.
+    pub(super) kept: u64,
 }
 
 impl Heap {
     pub(super) fn new(nodes: u8) -> Heap {
         let node = |_| Box::new(Node { clean: Lists::new(), dirty: Lists::new() });
-        Heap { nodes: (0..nodes.max(1)).map(node).collect(), claimed: 0, reserved: 0 }
+        Heap { nodes: (0..nodes.max(1)).map(node).collect(), claimed: 0, reserved: 0, kept: 0 }
     }
 
     fn lists(&mut self, node: NodeId, dirty: bool) -> Option<&mut Lists> {
@@ -182,6 +184,11 @@ impl Heap {
     /// Number of free frames.
     pub(super) fn free(&self) -> u64 {
         self.nodes.iter().fold(0, |sum, n| sum.saturating_add(n.clean.frames).saturating_add(n.dirty.frames))
+    }
+
+    /// Number of free frames that are neither promised to anybody nor kept for the hypervisor.
+    pub(super) fn unpromised(&self) -> u64 {
+        self.free().saturating_sub(self.claimed).saturating_sub(self.kept)
     }
 
     /// Number of free frames of a node.

@@ -13,6 +13,10 @@
 //! idle CPU ([`FrameAllocator::scrub_some`]) or at allocation. Allocation prefers clean blocks. Blocks above 2 MiB are
 //! handed out only when clean, which bounds the work of one call; callers fall back to smaller orders.
 //!
+//! **The hypervisor's heap does not run dry because guests took all memory**: the last frames are kept for it
+//! ([`FrameAllocator::keep`]), whatever is promised to others. What a guest can make the heap grow for asks first whether
+//! there is room ([`FrameAllocator::has_room`]), and fails without.
+//!
 //! Locks: one lock (rank [`Rank::Frames`]) guards the free lists; reference counts are changed without it. Nothing is
 //! allocated on the Rust heap while it is held, so that a heap may itself draw frames from here.
 
@@ -35,6 +39,9 @@ use account::Accounts;
 use buddy::{Block, Heap, Table};
 use info::State;
 pub use info::{FrameInfo, Kind};
+
+/// How many frames a machine keeps ([`FrameAllocator::keep`]): two chunks of the heap.
+pub const KEPT: u64 = 2 * Order::LARGE.frames();
 
 /// log2 of a number of frames.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -231,6 +238,50 @@ impl FrameAllocator {
         Ok(block.mfn)
     }
 
+    /// From now on, all allocations but those of [`FrameAllocator::alloc_kept`] leave so many frames free.
+    pub fn keep(&self, frames: u64) {
+        self.heap.lock().kept = frames;
+    }
+
+    /// Whether there is more free than what is kept, so that something that need not be may use memory.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        let heap = self.heap.lock();
+        heap.free() > heap.kept
+    }
+
+    /// Allocates so many frames in a row, not zeroed, for what cannot do without: the hypervisor's heap. They are aligned
+    /// to the next power of two. Ends with [`FrameAllocator::free_kept`].
+    ///
+    /// # Errors
+    /// `ENOMEM`: there are not so many in a row; fewer may be left.
+    pub fn alloc_kept(&self, frames: u64) -> Result<Mfn, Errno> {
+        let size = frames.max(1).checked_next_power_of_two().ok_or(Errno::ENOMEM)?;
+        let order = Order::new(size.trailing_zeros()).filter(|&o| o <= Order::MAX).ok_or(Errno::ENOMEM)?;
+        let mut heap = self.heap.lock();
+        let block = heap.alloc(&self.table, order, Placement::default()).ok_or(Errno::ENOMEM)?;
+        if let Some(info) = self.table.get(block.mfn) {
+            info.store(State::new(Kind::Hypervisor, block.node));
+            info.link.store(frames, Ordering::Relaxed);
+        }
+        if let Some(rest) = block.mfn.checked_add(frames) {
+            heap.free_range(&self.table, rest, size.saturating_sub(frames), block.dirty, block.node);
+        }
+        Ok(block.mfn)
+    }
+
+    /// Frees what [`FrameAllocator::alloc_kept`] gave. `false`, and nothing is done, if it gave no so many frames there, or
+    /// if their user has changed the note.
+    pub fn free_kept(&self, mfn: Mfn, frames: u64) -> bool {
+        let mut heap = self.heap.lock();
+        let Some(info) = self.hypervisor_info(mfn).filter(|i| i.link.load(Ordering::Relaxed) == frames) else {
+            return false;
+        };
+        let node = info.load().node();
+        heap.free_range(&self.table, mfn, frames, true, node);
+        true
+    }
+
     /// Frees what [`FrameAllocator::alloc_hypervisor`] gave. Freeing anything else is refused and logged.
     pub fn free_hypervisor(&self, mfn: Mfn) {
         let mut heap = self.heap.lock();
@@ -319,7 +370,7 @@ impl FrameAllocator {
         let mut heap = self.heap.lock();
         let account = self.account(domain);
         let had = account.reserved();
-        if frames.saturating_sub(had) > heap.free().saturating_sub(heap.claimed) {
+        if frames.saturating_sub(had) > heap.unpromised() {
             return Err(Errno::ENOMEM);
         }
         heap.claimed = heap.claimed.saturating_sub(had).saturating_add(frames);
@@ -378,7 +429,7 @@ impl FrameAllocator {
         if had != 0 || missing == 0 || frames > account.limit() {
             return Err(Errno::EINVAL);
         }
-        if missing > heap.free().saturating_sub(heap.claimed) {
+        if missing > heap.unpromised() {
             return Err(Errno::ENOMEM);
         }
         heap.claimed = heap.claimed.saturating_add(missing);
@@ -600,14 +651,14 @@ enum Promise<'a> {
     Reserve(&'a Account),
 }
 
-/// Whether taking `frames` leaves what others were promised.
+/// Whether taking `frames` leaves what others were promised, and what is kept.
 fn within_claims(heap: &Heap, frames: u64, promise: Promise<'_>) -> bool {
     let own = match promise {
         Promise::None => 0,
         Promise::Claim(account) => account.claimed(),
-        Promise::Reserve(account) => return frames <= account.reserved(),
+        Promise::Reserve(account) => return frames <= account.reserved().min(heap.free().saturating_sub(heap.kept)),
     };
-    frames <= heap.free().saturating_sub(heap.claimed.saturating_sub(own))
+    frames <= heap.free().saturating_sub(heap.claimed.saturating_sub(own)).saturating_sub(heap.kept)
 }
 
 /// Counts an allocation against what was promised.

@@ -64,6 +64,36 @@ fn limits_and_claims() {
 }
 
 #[test]
+fn the_last_frames_are_the_heap_s() {
+    let (a, m) = allocator(64);
+    a.account(D).set_limit(1000);
+    a.keep(16);
+    assert_eq!(a.claim(D, 48), Err(Errno::ENOMEM), "63 are free");
+    assert_eq!(a.set_reserve(D, 48), Err(Errno::ENOMEM));
+    a.claim(D, 47).unwrap();
+    // What is promised to others does not count for what cannot fail.
+    let chunk = a.alloc_kept(11).unwrap();
+    assert_eq!((a.free_frames(), chunk.0 % 16), (52, 0));
+    assert!(!a.free_kept(chunk, 10) && !a.free_kept(Mfn(chunk.0 + 1), 11));
+    assert!(a.free_kept(chunk, 11) && !a.free_kept(chunk, 11));
+    assert_eq!(a.free_frames(), 63);
+    a.claim(D, 0).unwrap();
+    let mut all = Vec::new();
+    while let Ok(f) = a.alloc_domain(&m, D, Order::PAGE, Placement::default()) {
+        all.push(f);
+    }
+    assert_eq!((a.free_frames(), a.has_room()), (16, false));
+    assert!(a.alloc_hypervisor(&m, Order::PAGE, Placement::default()).is_err());
+    assert!(a.alloc_special(&m, D).is_err());
+    assert!(a.take_range(D, Mfn(1), 1).is_err());
+    let last: Vec<_> = core::iter::from_fn(|| a.alloc_kept(1).ok()).collect();
+    assert_eq!((last.len(), a.free_frames()), (16, 0));
+    assert!(last.into_iter().all(|mfn| a.free_kept(mfn, 1)));
+    all.pop();
+    assert!(a.has_room() && a.alloc_special(&m, D).is_ok());
+}
+
+#[test]
 fn address_width() {
     let (a, m) = allocator(1024);
     let low = Placement { address_bits: Some(12 + 5), ..Placement::default() };

@@ -52,9 +52,12 @@ impl Handles {
         self.chunks.get_mut((handle / CHUNK) as usize)?.get_mut((handle % CHUNK) as usize)
     }
 
-    /// A handle for a mapping that is about to be made; `None` if there are too many or no memory.
-    pub(super) fn reserve(&mut self) -> Option<u32> {
+    /// A handle for a mapping that is about to be made; `None` if there are too many or no `room` for more.
+    pub(super) fn reserve(&mut self, room: impl FnOnce() -> bool) -> Option<u32> {
         if self.free == NONE {
+            if !room() {
+                return None;
+            }
             self.grow()?;
         }
         let handle = self.free;

@@ -112,7 +112,7 @@ fn map_one(caller: &Caller<'_>, request: &abi::MapGrantRef, batch: &mut Unmapped
     }
     let write = request.flags & abi::GNTMAP_READONLY == 0;
     let granter = hv.domains.get(DomainId(request.dom)).map_err(|_| Status(abi::GNTST_BAD_DOMAIN))?;
-    let handle = domain.grants.handles.lock().reserve().ok_or(Status(abi::GNTST_NO_SPACE))?;
+    let handle = domain.grants.handles.lock().reserve(|| hv.frames.has_room()).ok_or(Status(abi::GNTST_NO_SPACE))?;
 
     hv.trace.note(&*hv.platform, TRC_MEM_PAGE_GRANT_MAP, || [request.dom.into()]);
     let gref = GrantRef(request.gref);

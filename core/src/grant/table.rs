@@ -173,6 +173,9 @@ impl Table {
         }
         let memory = hv.platform.memory();
         while self.frames() < frames {
+            if !hv.frames.has_room() {
+                return Err(Errno::ENOMEM);
+            }
             let next = self.frames().saturating_add(1);
             while self.has_status() && (self.status.len() as u32) < status_frames(next) {
                 self.status.try_reserve(1).map_err(|_| Errno::ENOMEM)?;

@@ -274,11 +274,19 @@ fn set_up_memory(info: &BootInfo, acpi: Option<&Acpi>, features: Features) -> Ve
     reserved
 }
 
-/// A chunk for the heap.
-fn more_heap(bytes: usize) -> Option<(NonNull<u8>, usize)> {
-    let count = (bytes as u64).div_ceil(PAGE_SIZE).checked_next_power_of_two()?;
-    let at = frames::allocate(count)?;
-    Some((NonNull::new(direct_map_pointer(at))?, (count * PAGE_SIZE) as usize))
+/// A chunk for the heap: a whole one, or, where memory is in pieces, half of it or less.
+fn more_heap(least: usize) -> Option<(NonNull<u8>, usize)> {
+    let least = (least as u64).div_ceil(PAGE_SIZE).checked_next_power_of_two()?;
+    let mut count = least.max(heap::CHUNK as u64 / PAGE_SIZE);
+    loop {
+        if let Some(at) = frames::allocate(count) {
+            return Some((NonNull::new(direct_map_pointer(at))?, (count * PAGE_SIZE) as usize));
+        }
+        count /= 2;
+        if count < least {
+            return None;
+        }
+    }
 }
 
 /// Sorts ranges and joins those that touch; cuts what the direct map cannot hold.

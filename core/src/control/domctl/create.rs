@@ -12,7 +12,6 @@ use radon_abi::xen::DOMID_FIRST_RESERVED;
 
 use super::{DOMAIN, at, number, read, request};
 use crate::domain::{Domain, DomainParts, Role};
-use crate::frames::Order;
 use crate::hypercall::{Args, Caller, OpResult, Privilege, SUCCESS};
 use crate::hypervisor::Hypervisor;
 use crate::p2m::P2m;
@@ -22,8 +21,6 @@ use crate::vcpu::Vcpu;
 
 /// Most vCPUs of a domain, as Xen's of an HVM guest.
 const VCPUS_MAX: u32 = 128;
-/// Free frames that have to be there, so that the hypervisor's own heap can grow.
-const RESERVE: u64 = 2 * Order::LARGE.frames();
 const GRANT_VERSION_MAX: u32 = 2;
 
 /// `XEN_DOMCTL_createdomain`: makes a domain, paused, with a number, no memory and no vCPUs. The number is that asked for,
@@ -47,7 +44,7 @@ fn create_domain(hv: &Hypervisor, _: Privilege, wanted: DomainId, config: &Creat
     check(hv, config)?;
     let factory = hv.control.factory()?;
     factory.check(config)?;
-    if hv.frames.free_frames() < RESERVE {
+    if !hv.frames.has_room() {
         return Err(Errno::ENOMEM);
     }
     let id = free_number(hv, wanted)?;
@@ -142,7 +139,7 @@ pub(super) fn max_vcpus(caller: &Caller<'_>, args: Args) -> OpResult {
     let hv = caller.hv;
     let factory = hv.control.factory()?;
     let new = |n| -> Result<Arc<Vcpu>, Errno> {
-        if hv.frames.free_frames() < RESERVE {
+        if !hv.frames.has_room() {
             return Err(Errno::ENOMEM);
         }
         Ok(Vcpu::new(&domain, VcpuId(n), factory.new_vcpu(hv, &domain, VcpuId(n))?))

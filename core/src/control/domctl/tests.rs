@@ -198,6 +198,7 @@ fn destruction_stops_when_its_budget_is_spent_and_goes_on() {
 fn want_of_memory_leaves_what_was_there() {
     let host = host();
     let mut held = alloc::vec::Vec::new();
+    host.hv.frames.keep(20);
     // Takes memory away bit by bit until everything works out; each failure is complete.
     while let Ok(frame) = host.hv.frames.alloc_hypervisor(host.hv.platform.memory(), Order::PAGE, Placement::default())
     {
@@ -212,13 +213,11 @@ fn want_of_memory_leaves_what_was_there() {
         }
         assert_eq!((host.hv.frames.free_frames(), host.hv.domains.count(|_| true)), before);
         failures += 1;
-        for frame in held.drain(held.len() - 10..) {
-            host.hv.frames.free_hypervisor(frame);
-        }
+        host.hv.frames.free_hypervisor(held.pop().unwrap());
     };
-    assert!(failures > 3);
+    assert!(failures > 0, "{failures}");
     let domain = host.hv.domains.get(DomainId(id)).unwrap();
-    while host.hv.frames.free_frames() > 10 {
+    while host.hv.frames.has_room() {
         held.push(
             host.hv.frames.alloc_hypervisor(host.hv.platform.memory(), Order::PAGE, Placement::default()).unwrap(),
         );

@@ -19,8 +19,9 @@ fn machine(caller: &Caller<'_>) -> Result<MachineInfo, Errno> {
     Ok(caller.hv.control.factory()?.machine())
 }
 
-/// `XEN_SYSCTL_physinfo`: processors, memory, abilities. Never fails.
+/// `XEN_SYSCTL_physinfo`: processors, memory, abilities. What destroyed domains still have is freed before. Never fails.
 pub(super) fn physinfo(caller: &Caller<'_>, args: Args) -> OpResult {
+    caller.hv.control.reap(caller.hv, &mut || caller.spend());
     let machine = machine(caller)?;
     let frames = &caller.hv.frames;
     let cpus = caller.hv.platform.cpu_count();
