@@ -3,12 +3,16 @@
 //!
 //! - `probe fpu SECONDS PROCESSES`: floating-point registers and arithmetic of several processes stay what they are.
 //! - `probe soak SECONDS [DISK]`: load of many kinds, wake-ups measured, clocks printed; DISK is overwritten.
+//! - `probe free-pages`: prints the pages of memory that no domain and not the hypervisor has (in dom0).
+//! - `probe guest-cost MIB ROUNDS`: prints the microseconds that a guest's creation takes and the pages of the hypervisor's
+//!   that it has, besides its own (in dom0).
 //! - `probe nothing`: ends at once; a process for those who need one.
 //!
 //! The exit status is 0 if all is well; else a line that begins with `probe:` says what is not.
 
 mod fpu;
 mod load;
+mod memory;
 mod soak;
 mod system;
 mod wakeups;
@@ -22,6 +26,10 @@ fn main() -> ExitCode {
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("not a number: {text}"));
     let result = match words[..] {
         ["nothing"] => Ok(()),
+        ["guest-cost", mib, rounds] => {
+            number(mib).and_then(|m| Ok((m, number(rounds)?))).and_then(|(m, n)| memory::guest_cost(m, n))
+        }
+        ["free-pages"] => memory::free_pages().map(|pages| println!("{pages}")),
         ["fpu", seconds, processes] => {
             number(seconds).and_then(|s| Ok((s, number(processes)?))).and_then(|(s, n)| fpu_processes(s, n))
         }
@@ -30,7 +38,10 @@ fn main() -> ExitCode {
         }
         ["soak", seconds] => number(seconds).and_then(|s| soak::run(s, None)),
         ["soak", seconds, disk] => number(seconds).and_then(|s| soak::run(s, Some(disk.as_ref()))),
-        _ => Err("usage: probe fpu SECONDS PROCESSES | soak SECONDS [DISK] | nothing".to_owned()),
+        _ => Err(
+            "usage: probe fpu SECONDS PROCESSES | soak SECONDS [DISK] | free-pages | guest-cost MIB ROUNDS | nothing"
+                .to_owned(),
+        ),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

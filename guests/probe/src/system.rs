@@ -2,6 +2,8 @@
 // Unsafe: system calls.
 #![allow(unsafe_code)]
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// Number of CPUs that are online.
@@ -96,8 +98,15 @@ impl Drop for Pages {
 }
 
 /// A pipe: the end to read from and the end to write to.
-pub(crate) fn pipe() -> Result<(std::fs::File, std::fs::File), String> {
+pub(crate) fn pipe() -> Result<(File, File), String> {
     let (reader, writer) = std::io::pipe().map_err(|error| format!("no pipe: {error}"))?;
-    let file = |end: std::os::fd::OwnedFd| std::fs::File::from(end);
+    let file = |end: std::os::fd::OwnedFd| File::from(end);
     Ok((file(reader.into()), file(writer.into())))
+}
+
+/// An operation of a device, with a structure that it may write to, and that may lead it to more memory of the caller's.
+pub(crate) fn ioctl<T>(device: &File, operation: libc::c_ulong, argument: &mut T) -> std::io::Result<()> {
+    // SAFETY: the structure lives while the call lasts; what it names is the caller's to give away.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), operation as _, std::ptr::from_mut(argument)) };
+    if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }

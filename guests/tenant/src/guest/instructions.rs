@@ -1,0 +1,356 @@
+//! Random instructions: those that hypervisors emulate, with registers that point at devices, and bytes at random.
+
+use super::calls::arena_address;
+use super::cpu;
+use super::random::Random;
+
+/// Model-specific registers that mean something to a hypervisor, and the first numbers of ranges.
+const MSRS: &[u64] = &[
+    0x10,
+    0x17,
+    0x1b,
+    0x3a,
+    0x48,
+    0x49,
+    0x79,
+    0x8b,
+    0xc1,
+    0xce,
+    0xfe,
+    0x10a,
+    0x10b,
+    0x122,
+    0x174,
+    0x175,
+    0x176,
+    0x179,
+    0x17a,
+    0x186,
+    0x198,
+    0x199,
+    0x19a,
+    0x1a0,
+    0x1d9,
+    0x1db,
+    0x200,
+    0x201,
+    0x20f,
+    0x250,
+    0x258,
+    0x268,
+    0x277,
+    0x2ff,
+    0x345,
+    0x38f,
+    0x400,
+    0x401,
+    0x480,
+    0x48f,
+    0x6e0,
+    0x800,
+    0x802,
+    0x803,
+    0x808,
+    0x80a,
+    0x80b,
+    0x80f,
+    0x810,
+    0x828,
+    0x82f,
+    0x830,
+    0x832,
+    0x835,
+    0x838,
+    0x839,
+    0x83e,
+    0x83f,
+    0xda0,
+    0x4000_0000,
+    0x4000_0001,
+    0x4000_0020,
+    0x4000_0070,
+    0xc000_0080,
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0084,
+    0xc000_0100,
+    0xc000_0101,
+    0xc000_0102,
+    0xc000_0103,
+    0xc000_0104,
+    0xc001_0000,
+    0xc001_0004,
+    0xc001_0010,
+    0xc001_0015,
+    0xc001_001f,
+    0xc001_0055,
+    0xc001_0061,
+    0xc001_0062,
+    0xc001_0063,
+    0xc001_0064,
+    0xc001_0114,
+    0xc001_0117,
+    0xc001_0140,
+    0xc001_0141,
+    0xc001_0200,
+    0xc001_1022,
+    0xc001_1029,
+    0xc001_102c,
+];
+/// I/O ports of what a PC may have.
+const PORTS: &[u64] = &[
+    0x20, 0x21, 0x40, 0x42, 0x43, 0x60, 0x61, 0x64, 0x70, 0x71, 0x80, 0x92, 0xa0, 0xa1, 0xb2, 0xe9, 0x3f8, 0x402,
+    0x4d0, 0x510, 0x511, 0x600, 0x604, 0x608, 0xae00, 0xafe0, 0xb000, 0xb004, 0xb008, 0xb044, 0xcf8, 0xcf9, 0xcfb,
+    0xcfc, 0xcff, 0xffff,
+];
+/// Addresses of devices, of nothing, and at the edges of what there is. The local APIC's command register is left out: by
+/// INIT, vCPUs would soon have stopped one another.
+const DEVICES: &[u64] = &[
+    0xfee0_0000,
+    0xfee0_0020,
+    0xfee0_0030,
+    0xfee0_0080,
+    0xfee0_00b0,
+    0xfee0_00d0,
+    0xfee0_00f0,
+    0xfee0_0310,
+    0xfee0_0320,
+    0xfee0_0350,
+    0xfee0_0380,
+    0xfee0_0390,
+    0xfee0_03e0,
+    0xfee0_0ffc,
+    0xfee0_0fff,
+    0xfec0_0000,
+    0xfec0_0010,
+    0xfed0_0000,
+    0xfed0_00f0,
+    0xf000_0000,
+    0xe000_0000,
+    0xa_0000,
+    0xb_8000,
+    0xfeff_c000,
+    0xfeff_fff8,
+    0xffff_fff8,
+];
+/// Beginnings of instructions with a memory operand, that an emulator may know.
+const OPERATIONS: &[&[u8]] = &[
+    &[0x88],
+    &[0x89],
+    &[0x8a],
+    &[0x8b],
+    &[0xc6],
+    &[0xc7],
+    &[0x01],
+    &[0x03],
+    &[0x09],
+    &[0x21],
+    &[0x29],
+    &[0x31],
+    &[0x33],
+    &[0x39],
+    &[0x3b],
+    &[0x85],
+    &[0x86],
+    &[0x87],
+    &[0x80],
+    &[0x81],
+    &[0x83],
+    &[0xd1],
+    &[0xd3],
+    &[0xf6],
+    &[0xf7],
+    &[0xfe],
+    &[0xff],
+    &[0x8f],
+    &[0x63],
+    &[0x69],
+    &[0x6b],
+    &[0xc1],
+    &[0x0f, 0xb6],
+    &[0x0f, 0xb7],
+    &[0x0f, 0xbe],
+    &[0x0f, 0xbf],
+    &[0x0f, 0xa3],
+    &[0x0f, 0xab],
+    &[0x0f, 0xb3],
+    &[0x0f, 0xbb],
+    &[0x0f, 0xba],
+    &[0x0f, 0xb0],
+    &[0x0f, 0xb1],
+    &[0x0f, 0xc0],
+    &[0x0f, 0xc1],
+    &[0x0f, 0xc7],
+    &[0x0f, 0x10],
+    &[0x0f, 0x11],
+    &[0x0f, 0x28],
+    &[0x0f, 0x29],
+    &[0x0f, 0x6f],
+    &[0x0f, 0x7f],
+    &[0x0f, 0xd6],
+    &[0x0f, 0xe7],
+    &[0x0f, 0xc3],
+    &[0x0f, 0xae],
+    &[0x0f, 0x01],
+    &[0x0f, 0x00],
+    &[0x0f, 0x40],
+    &[0x0f, 0x90],
+    &[0x0f, 0x38, 0xf0],
+    &[0x0f, 0x38, 0xf1],
+    &[0xd8],
+    &[0xdb],
+    &[0xdd],
+];
+/// String instructions.
+const STRINGS: &[u8] = &[0xa4, 0xa5, 0xa6, 0xa7, 0xaa, 0xab, 0xac, 0xad, 0xae, 0xaf, 0x6c, 0x6d, 0x6e, 0x6f];
+const PREFIXES: &[u8] = &[0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65];
+/// Instructions without operands in memory that a hypervisor intercepts or that change the processor's state.
+const SPECIAL: &[&[u8]] = &[
+    &[0x0f, 0xa2],
+    &[0x0f, 0x30],
+    &[0x0f, 0x32],
+    &[0x0f, 0x31],
+    &[0x0f, 0x33],
+    &[0x0f, 0x01, 0xf9],
+    &[0x0f, 0x08],
+    &[0x0f, 0x09],
+    &[0x0f, 0x01, 0xd0],
+    &[0x0f, 0x01, 0xd1],
+    &[0x0f, 0x01, 0xd8],
+    &[0x0f, 0x01, 0xd9],
+    &[0x0f, 0x01, 0xda],
+    &[0x0f, 0x01, 0xdb],
+    &[0x0f, 0x01, 0xdc],
+    &[0x0f, 0x01, 0xdd],
+    &[0x0f, 0x01, 0xde],
+    &[0x0f, 0x01, 0xdf],
+    &[0x0f, 0x01, 0xc1],
+    &[0x0f, 0x01, 0xc8],
+    &[0x0f, 0x01, 0xc9],
+    &[0x0f, 0x01, 0xfa],
+    &[0x0f, 0x01, 0xfb],
+    &[0x0f, 0x20, 0xc0],
+    &[0x0f, 0x22, 0xc0],
+    &[0x0f, 0x20, 0xd8],
+    &[0x0f, 0x20, 0xe0],
+    &[0x0f, 0x22, 0xe0],
+    &[0x44, 0x0f, 0x20, 0xc0],
+    &[0x44, 0x0f, 0x22, 0xc0],
+    &[0x0f, 0x21, 0xf8],
+    &[0x0f, 0x23, 0xf8],
+    &[0x0f, 0x23, 0xf0],
+    &[0x0f, 0x23, 0xc0],
+    &[0x0f, 0x06],
+    &[0x0f, 0x05],
+    &[0x0f, 0x34],
+    &[0x0f, 0x35],
+    &[0x0f, 0x0b],
+    &[0x0f, 0xff],
+    &[0xcd, 0x80],
+    &[0xcd, 0x02],
+    &[0xcd, 0xff],
+    &[0xf1],
+    &[0xcf],
+    &[0x48, 0xcf],
+    &[0x9d],
+    &[0xec],
+    &[0xed],
+    &[0xee],
+    &[0xef],
+    &[0x66, 0xef],
+    &[0x0f, 0xaa],
+    &[0x0f, 0x37],
+    &[0xf3, 0x90],
+    &[0x0f, 0x01, 0xee],
+    &[0x0f, 0x78, 0xc0],
+    &[0x0f, 0x79, 0xc0],
+    &[0x0f, 0x3f],
+    &[0xfb, 0xf4],
+    &[0x0f, 0xae, 0xf8],
+];
+
+/// A random instruction or a few; returns the exception that ended them.
+pub(crate) fn attack(random: &mut Random, number: u64) -> u64 {
+    let mut code = Code { bytes: [0; 20], used: 0 };
+    let mut registers = [0; 15];
+    for register in &mut registers {
+        *register = match random.below(8) {
+            0 => random.next(),
+            1 => random.below(256),
+            2 => 1 << random.below(64),
+            3 => arena_address(random),
+            _ => random.pick(DEVICES),
+        };
+    }
+    match random.below(6) {
+        // RDMSR and WRMSR, IN and OUT, CPUID.
+        0 => {
+            registers[1] = if random.once_in(4) { random.pick(MSRS) + random.below(16) } else { random.pick(MSRS) };
+            if random.once_in(2) {
+                registers[2] = 0;
+            }
+            code.push(random.pick(&[&[0x0f, 0x32], &[0x0f, 0x30]]));
+        }
+        1 => {
+            registers[2] = if random.once_in(4) { random.below(0x10000) } else { random.pick(PORTS) };
+            registers[0] = if random.once_in(2) { random.below(256) } else { registers[0] };
+            code.push(random.pick(&[&[0xec], &[0xed], &[0xee], &[0xef]]));
+        }
+        2 => {
+            registers[0] = random.pick(&[0, 0x4000_0000, 0x8000_0000]) + random.below(48);
+            registers[1] = random.below(70);
+            code.push(random.pick(SPECIAL));
+        }
+        // Memory operands at devices.
+        3 => {
+            prefixes(&mut code, random);
+            code.push(random.pick(OPERATIONS));
+            let form = random.pick(&[0x00, 0x40, 0x80]);
+            code.push(&[form | random.next() as u8 & 0x3f]);
+            code.push(&(random.below(3)).to_le_bytes());
+        }
+        4 => {
+            registers[1] = random.below(20);
+            if random.once_in(8) {
+                // Many of them, but not over this program.
+                registers[1] = random.below(1 << 20);
+                registers[5] = random.pick(DEVICES);
+                registers[6] = random.pick(DEVICES);
+            }
+            registers[2] = random.pick(PORTS);
+            prefixes(&mut code, random);
+            code.push(&[random.pick(STRINGS)]);
+        }
+        _ => {
+            let length = 1 + random.below(15) as usize;
+            (0..length).for_each(|_| code.push(&[random.next() as u8]));
+        }
+    }
+    super::trace(format_args!("code {:x?} {registers:x?}", &code.bytes[..code.used]));
+    let vector = cpu::run(number, &code.bytes[..code.used], &registers);
+    super::trace(format_args!("  {vector}"));
+    vector
+}
+
+fn prefixes(code: &mut Code, random: &mut Random) {
+    while random.once_in(3) && code.used < 4 {
+        code.push(&[random.pick(PREFIXES)]);
+    }
+    if random.once_in(2) {
+        code.push(&[0x40 | random.next() as u8 & 15]);
+    }
+}
+
+struct Code {
+    bytes: [u8; 20],
+    used: usize,
+}
+
+impl Code {
+    fn push(&mut self, bytes: &[u8]) {
+        let end = (self.used + bytes.len()).min(self.bytes.len());
+        let size = end - self.used;
+        self.bytes[self.used..end].copy_from_slice(&bytes[..size]);
+        self.used = end;
+    }
+}
