@@ -49,6 +49,15 @@ guest() {
     } >"/tmp/$guest_name.cfg"
 }
 
+# tenant NAME KEY=VALUE...: writes /tmp/NAME.cfg for a guest with the kernel of a few kilobytes; cmdline= says what it does
+# (see guests/tenant). A later value of a key counts.
+tenant() {
+    tenant_name=$1
+    shift
+    guest "$tenant_name" "kernel='/boot/tenant'" "memory=32" "cmdline='beat'" "$@"
+    sed -i /^ramdisk/d "/tmp/$tenant_name.cfg"
+}
+
 console_of() { echo "/var/log/xen/console/guest-$1.log"; }
 
 # guest_says NAME TEXT SECONDS: waits for a line on the guest's console.

@@ -86,6 +86,11 @@ pub(crate) fn guest(messages: Stdio) -> Result<PathBuf> {
     link("radon-micro", "micro", Profile::Release, messages)
 }
 
+/// Builds the kernel of small guests and returns its file.
+pub(crate) fn tenant() -> Result<PathBuf> {
+    link("radon-tenant", "tenant", Profile::Release, Stdio::inherit())
+}
+
 /// Builds a program for the bare machine and returns the linker's output.
 fn link(package: &str, binary: &str, profile: Profile, messages: Stdio) -> Result<PathBuf> {
     ensure_target(TARGET)?;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use object::elf::{DT_NEEDED, FileHeader64};
 use object::read::elf::{Dyn, FileHeader};
 
+use crate::build;
 use crate::cpio::Archive;
 use crate::modules::{self, Tree};
 use crate::packages::Debian;
@@ -22,7 +23,7 @@ use crate::{extras, host};
 pub(crate) enum Flavour {
     /// BusyBox and modules.
     Mini,
-    /// Also xl, both xenstoreds, the console daemon, bash, and a guest's kernel and file system in /boot.
+    /// Also xl, both xenstoreds, the console daemon, bash, and guests' kernels and a file system for them in /boot.
     Tools,
     /// Also libvirt with its driver for Xen, and QEMU for qcow2 disks, shared folders and frame buffers of guests.
     Full,
@@ -181,6 +182,7 @@ fn tools(archive: &mut Archive, debian: &Debian, guest: Vec<u8>) -> Result<()> {
     archive.file("etc/xen/start", 0o755, include_str!("../dom0/start-xen"));
     archive.file("boot/vmlinuz", 0o644, read(&debian.kernel())?);
     archive.file("boot/guest.cpio", 0o644, guest);
+    archive.file("boot/tenant", 0o644, fs::read(build::tenant()?)?);
     Ok(())
 }
 

@@ -135,6 +135,17 @@ pub(crate) fn all() -> Vec<Scenario> {
             include_str!("../scripts/xl-migrate.sh"),
             &["boot", "migrate", "broken stream", "never started", "shutdown"],
         ),
+        hostile("xl-hostile", 20, 1),
+        Scenario::new("xl-shares")
+            .cpus(2, Threads::Single)
+            .limit(500)
+            .script(include_str!("../scripts/xl-shares.sh"), &["weights", "cap", "memory returned"]),
+        Scenario::new("xl-sizes")
+            .cpus(2, Threads::Single)
+            .probe()
+            .limit(400)
+            .script(include_str!("../scripts/xl-sizes.sh"), &["small", "wide", "large"]),
+        killed("xl-killed", 1),
         // The other tests have the other xenstored.
         Scenario::new("xl-devices").cpus(2, Threads::Single).limit(500).dom0_append("radon.xenstored=c").script(
             include_str!("../scripts/xl-devices.sh"),
@@ -323,6 +334,62 @@ pub(crate) fn soak_migrate(rounds: u64) -> Scenario {
         .dom0_append(&format!("radon.rounds={rounds}"))
         .limit(600 + 400 * rounds)
         .script(include_str!("../scripts/soak-migrate.sh"), &["4 CPUs", "3 CPUs", "2 CPUs", "1 CPUs"])
+}
+
+/// A guest that attacks the hypervisor for so many seconds, and another that goes on.
+pub(crate) fn hostile(name: &'static str, seconds: u64, seed: u64) -> Scenario {
+    Scenario::new(name)
+        .flavour(Flavour::Tools)
+        .cpus(2, Threads::Multi)
+        .probe()
+        .dom0_append(&format!("radon.seconds={seconds} radon.seed={seed}"))
+        .limit(400 + 8 * seconds)
+        .script(include_str!("../scripts/hostile.sh"), &["attacked", "nobody is harmed"])
+}
+
+/// Tools that are killed, so many times each.
+pub(crate) fn killed(name: &'static str, rounds: u64) -> Scenario {
+    Scenario::new(name)
+        .flavour(Flavour::Tools)
+        .cpus(2, Threads::Single)
+        .probe()
+        .dom0_append(&format!("radon.rounds={rounds}"))
+        .limit(600 + 400 * rounds)
+        .script(include_str!("../scripts/xl-killed.sh"), &["create and destroy", "save and migrate", "memory returned"])
+}
+
+/// So many guests, one after the other.
+pub(crate) fn soak_guests(guests: u64) -> Scenario {
+    many("soak-guests", guests)
+        .limit(600 + 60 * guests)
+        .script(include_str!("../scripts/soak-guests.sh"), &["memory returned"])
+}
+
+/// So many guests at once.
+pub(crate) fn soak_scale(guests: u64) -> Scenario {
+    many("soak-scale", guests)
+        .memory(16384)
+        .limit(1200 + 120 * guests)
+        .script(include_str!("../scripts/soak-scale.sh"), &["alive", "no dearer", "memory returned"])
+}
+
+/// A machine for small guests.
+fn many(name: &'static str, rounds: u64) -> Scenario {
+    Scenario::new(name)
+        .flavour(Flavour::Tools)
+        .cpus(2, Threads::Single)
+        .probe()
+        .dom0_append(&format!("radon.rounds={rounds}"))
+}
+
+/// Eight guests under load for so many seconds.
+pub(crate) fn soak_crowd(seconds: u64) -> Scenario {
+    Scenario::new("soak-crowd")
+        .flavour(Flavour::Tools)
+        .cpus(2, Threads::Multi)
+        .dom0_append(&format!("radon.seconds={seconds}"))
+        .limit(3600 + 8 * seconds)
+        .script(include_str!("../scripts/soak-crowd.sh"), &["responsive", "end"])
 }
 
 /// One boot of many.

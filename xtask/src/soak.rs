@@ -27,9 +27,12 @@ pub(crate) struct Options {
     /// Threads on the host that keep it busy meanwhile (boot only) [default: one for each of its CPUs]
     #[arg(long)]
     load: Option<usize>,
-    /// How many migrations of each guest (migrate only)
-    #[arg(long, default_value_t = 20)]
-    rounds: u64,
+    /// How many: migrations of each guest [default: 20], guests [guests: 1000, scale: 200], kills of a kind [killed: 20]
+    #[arg(long)]
+    rounds: Option<u64>,
+    /// The first attack's seed (hostile only)
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// Run it on Debian's Xen: is it Radon that fails?
     #[arg(long)]
     xen: bool,
@@ -43,6 +46,11 @@ const SOAKS: &[(&str, &str)] = &[
     ("boot", "boots with 2 and 4 CPUs, again and again, on a host that is kept busy (20 minutes)"),
     ("migrate", "guests with 1 to 4 CPUs move to the same host under load, some migrations break (80 migrations)"),
     ("coredump", "guests that crash leave whole cores behind, and are destroyed or start anew (about 30 minutes)"),
+    ("hostile", "a guest attacks the hypervisor, with one seed after the other (60 minutes)"),
+    ("killed", "the tools are killed at all moments of create, destroy, save and migrate (20 rounds)"),
+    ("guests", "guests are created and destroyed, and all memory comes back (1000 guests)"),
+    ("crowd", "8 guests on 2 CPUs under load, all of them responsive (60 minutes)"),
+    ("scale", "small guests live at once, and one more costs no more than the first (200 guests)"),
     ("streams", "what Debian's Xen saved is restored, and the other way round (4 boots)"),
 ];
 
@@ -67,7 +75,12 @@ pub(crate) fn soak(options: &Options) -> Result<bool> {
             all.iter().map(|s| one(&lab, s)).try_fold(true, |good, this| Ok(good & this?))
         }
         "coredump" => one(&lab, &scenarios::soak_coredump()),
-        "migrate" => one(&lab, &scenarios::soak_migrate(options.rounds)),
+        "migrate" => one(&lab, &scenarios::soak_migrate(options.rounds.unwrap_or(20))),
+        "hostile" => one(&lab, &scenarios::hostile("soak-hostile", options.minutes.unwrap_or(60) * 60, options.seed)),
+        "killed" => one(&lab, &scenarios::killed("soak-killed", options.rounds.unwrap_or(20))),
+        "guests" => one(&lab, &scenarios::soak_guests(options.rounds.unwrap_or(1000))),
+        "crowd" => one(&lab, &scenarios::soak_crowd(options.minutes.unwrap_or(60) * 60)),
+        "scale" => one(&lab, &scenarios::soak_scale(options.rounds.unwrap_or(200))),
         _ => boots(&lab, options),
     }
 }

@@ -20,7 +20,7 @@ const TAIL: usize = 40;
 /// Crates that are tested on the host.
 const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "radon-probe", "xtask"];
 /// Crates that are built for the bare machine only.
-const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-micro"];
+const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-micro", "radon-tenant"];
 
 /// The documentation is for those who work on Radon.
 const PRIVATE: &str = "--document-private-items";

@@ -1,0 +1,51 @@
+# radon.rounds= small guests live at once; what the hypervisor needs to make one more, in time and memory, does not grow.
+. /etc/testlib.sh
+
+guests=200
+for word in $(cat /proc/cmdline); do
+    case $word in radon.rounds=*) guests=${word#*=} ;; esac
+done
+mkdir -p /run/cfg
+# What dom0's kernel takes once for foreign memory, it keeps.
+tenant one
+xl create -q -e /tmp/one.cfg && xl destroy one || fail "create and destroy"
+free_before=$(probe free-pages)
+memory_back() { [ "$(probe free-pages)" = "$free_before" ]; }
+first=$(probe guest-cost 64 30) || fail "first cost: $first"
+echo "SOAK the first: $first (microseconds of creation, pages besides its own 64 MiB)"
+n=0
+while [ $n -lt "$guests" ]; do
+    n=$((n + 1))
+    tenant g$n "memory=64"
+    free=$(probe free-pages)
+    xl create -q -e /tmp/g$n.cfg || fail "create g$n"
+    [ $((n % 20)) = 1 ] && echo "SOAK guest $n: $(($free - $(probe free-pages))) pages, of these 16384 are its memory"
+done
+is "$(xl list | wc -l)" $((guests + 2)) || fail "all are listed"
+last=$(probe guest-cost 64 30) || fail "last cost: $last"
+echo "SOAK the last: $last"
+# All of them live.
+n=0
+while [ $n -lt "$guests" ]; do
+    n=$((n + 1))
+    guest_says g$n "tenant: beat" 120 || { show_guest g$n; fail "g$n lives"; }
+    eval "beats$n=$(grep -c beat "$(console_of g$n)")"
+done
+n=0
+while [ $n -lt "$guests" ]; do
+    n=$((n + 1))
+    eval "before=\$beats$n"
+    more() { [ "$(grep -c beat "$(console_of g$n)")" -gt "$before" ]; }
+    wait_for 120 more || { show_guest g$n; fail "g$n lives on"; }
+done
+ok alive
+[ "${first#* }" = "${last#* }" ] || fail "pages: $first at first, $last at last"
+[ $((${last% *} * 100)) -le $((${first% *} * 120)) ] || fail "microseconds: $first at first, $last at last"
+ok "no dearer"
+n=0
+while [ $n -lt "$guests" ]; do
+    n=$((n + 1))
+    xl destroy g$n || fail "destroy g$n"
+done
+wait_for 20 memory_back || { probe free-pages; fail "$free_before free pages"; }
+ok "memory returned"
