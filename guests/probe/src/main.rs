@@ -3,7 +3,7 @@
 //!
 //! - `probe fpu SECONDS PROCESSES`: floating-point registers and arithmetic of several processes stay what they are.
 //! - `probe soak SECONDS [DISK]`: load of many kinds, wake-ups measured, clocks printed; DISK is overwritten.
-//! - `probe free-pages`: prints the pages of memory that no domain and not the hypervisor has (in dom0).
+//! - `probe free-pages`: prints the pages of memory that no guest and not the hypervisor has (in dom0).
 //! - `probe guest-cost MIB ROUNDS`: prints the microseconds that a guest's creation takes and the pages of the hypervisor's
 //!   that it has, besides its own (in dom0).
 //! - `probe nothing`: ends at once; a process for those who need one.

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use radon_abi::{domctl, hypercall, memory, sysctl};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Where the answer to `physinfo` has the number of free pages: behind the operation's number and the version.
 const FREE_PAGES: usize = 8 + std::mem::offset_of!(sysctl::PhysInfo, free_pages);
@@ -47,8 +47,20 @@ impl Hypervisor {
         Ok(u64::from_le_bytes(*bytes))
     }
 
+    /// The pages that dom0 has.
+    fn own_pages(&self) -> Result<u64, String> {
+        let answer = self.request("getdomaininfo", domctl::XEN_DOMCTL_GETDOMAININFO, 0, &[])?;
+        let (info, _) = domctl::DomainInfo::read_from_prefix(&answer.0[16..]).map_err(|e| e.to_string())?;
+        Ok(info.tot_pages)
+    }
+
     /// An operation on a domain; its number is returned, which creation sets.
     fn domctl(&self, what: &str, cmd: u32, domain: u16, payload: &[u8]) -> Result<u16, String> {
+        let answer = self.request(what, cmd, domain, payload)?;
+        Ok(u16::from_le_bytes([answer.0[8], answer.0[9]]))
+    }
+
+    fn request(&self, what: &str, cmd: u32, domain: u16, payload: &[u8]) -> Result<Box<Request>, String> {
         let mut request = Box::new(Request([0; 4096]));
         request.0[..4].copy_from_slice(&cmd.to_le_bytes());
         request.0[4..8].copy_from_slice(&domctl::XEN_DOMCTL_INTERFACE_VERSION.to_le_bytes());
@@ -56,7 +68,7 @@ impl Hypervisor {
         request.0[16..16 + payload.len()].copy_from_slice(payload);
         self.call(hypercall::DOMCTL, [request.0.as_mut_ptr() as u64, 0, 0, 0, 0])
             .map_err(|e| format!("{what}: {e}"))?;
-        Ok(u16::from_le_bytes([request.0[8], request.0[9]]))
+        Ok(request)
     }
 
     /// Gives a domain `count` blocks of 2^`order` frames from guest frame `first` on.
@@ -75,9 +87,10 @@ impl Hypervisor {
     }
 }
 
-/// The pages that nobody has.
+/// The pages that neither a guest has nor the hypervisor: those of dom0, which gives some back now and then, count as free.
 pub(crate) fn free_pages() -> Result<u64, String> {
-    Hypervisor::open()?.free_pages()
+    let hypervisor = Hypervisor::open()?;
+    Ok(hypervisor.free_pages()? + hypervisor.own_pages()?)
 }
 
 /// Makes a guest as xl would (one vCPU, nested paging, so many MiB), only without anything in it, and destroys it again,

@@ -346,7 +346,8 @@ impl Caller {
                 ];
                 u64::from(random.pick(&known))
             }
-            Port => random.mostly_below(40, 5000),
+            // Not those of xenstore and the console, which this program speaks through.
+            Port => 3 + random.mostly_below(40, 5000),
             Vcpu => random.below(self.vcpus + 1),
             Reference => random.mostly_below(300, 2000),
             Gfn => self.frame(random),

@@ -105,9 +105,16 @@ pub(crate) fn now(shared: &Page) -> u64 {
     system_time.wrapping_add(((u128::from(delta) * u128::from(multiplier)) >> 32) as u64)
 }
 
-/// Gives up the CPU until a system time. No events are waited for: those that came are forgotten.
-pub(crate) fn sleep_until(time: u64, shared: &Page) {
-    shared.0[0].fetch_and(!0xff, Ordering::Relaxed);
+/// Gives up the CPU of vCPU `number` until a system time. No events are waited for: those that came are forgotten.
+pub(crate) fn sleep_until(number: u64, time: u64, shared: &Page) {
+    let words = xen::vcpu_info::SIZE / 8;
+    let (page, place) = if number < u64::from(xen::LEGACY_MAX_VCPUS) {
+        (shared, number)
+    } else {
+        (&VCPU_INFO[(number / 64) as usize], number % 64)
+    };
+    // The first byte says that an event is pending.
+    page.0[(place * words) as usize].fetch_and(!0xff, Ordering::Relaxed);
     let mut poll = sched::Poll { ports: 0, nr_ports: 0, _pad: 0, timeout: time };
     operate(hypercall::SCHED_OP, sched::SCHEDOP_POLL, &mut poll);
 }

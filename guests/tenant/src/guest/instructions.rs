@@ -313,7 +313,7 @@ pub(crate) fn attack(random: &mut Random, number: u64) -> u64 {
             registers[1] = random.below(20);
             if random.once_in(8) {
                 // Many of them, but not over this program.
-                registers[1] = random.below(1 << 20);
+                registers[1] = random.below(1 << 12);
                 registers[5] = random.pick(DEVICES);
                 registers[6] = random.pick(DEVICES);
             }

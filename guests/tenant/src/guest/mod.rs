@@ -67,7 +67,7 @@ extern "C" fn guest_main(start_info: u32) -> ! {
     RUNNING.store(1, Ordering::Relaxed);
     let cpus = cpu::start_others();
     while RUNNING.load(Ordering::Relaxed) < cpus {
-        hypercall::sleep_until(hypercall::now(&SHARED_INFO) + SECOND / 100, &SHARED_INFO);
+        hypercall::sleep_until(0, hypercall::now(&SHARED_INFO) + SECOND / 100, &SHARED_INFO);
     }
     say(&mut console, format_args!("tenant: {cpus} vCPUs run\n"));
     match words.next() {
@@ -90,7 +90,7 @@ extern "C" fn guest_main(start_info: u32) -> ! {
             for beat in 1u64.. {
                 say(&mut console, format_args!("tenant: beat {beat}\n"));
                 time += SECOND;
-                hypercall::sleep_until(time, &SHARED_INFO);
+                hypercall::sleep_until(0, time, &SHARED_INFO);
             }
             hypercall::shut_down(sched::SHUTDOWN_POWEROFF)
         }
@@ -127,7 +127,7 @@ extern "C" fn further_main(number: u64) -> ! {
                 let mut console = if number == 0 { Console::find() } else { None };
                 attack::run(SEED.load(Ordering::Relaxed), number, CPUS.load(Ordering::Relaxed), &mut console)
             }
-            _ => hypercall::sleep_until(hypercall::now(&SHARED_INFO) + SECOND / 10, &SHARED_INFO),
+            _ => hypercall::sleep_until(number, hypercall::now(&SHARED_INFO) + SECOND / 10, &SHARED_INFO),
         }
     }
 }
