@@ -49,11 +49,6 @@ done
 ok "create and destroy"
 
 helper() { pidof libxl-save-helper >/dev/null; }
-receiver() {
-    for process in $(pidof xl); do
-        tr '\0' ' ' <"/proc/$process/cmdline" | grep -q '^xl migrate-receive' && echo "$process"
-    done
-}
 # The tools of a save or a migration are killed while memory is copied.
 break_off() {
     what=$1
@@ -69,7 +64,7 @@ break_off() {
     case $what in
     xl*) kill -9 $tool ;;
     *helper*) kill -9 $(pidof libxl-save-helper) || fail "no helper to kill" ;;
-    *receiver*) kill -9 $(receiver) || fail "no receiver to kill" ;;
+    *receiver*) kill -9 "$(cat /run/receiver)" || fail "no receiver to kill" ;;
     esac
     wait $tool 2>/dev/null
     for name in one--incoming; do
@@ -84,7 +79,7 @@ while [ $round -lt "$rounds" ]; do
     break_off "helper of save" xl save one /tmp/saved
     break_off "xl migrates" xl migrate -s '' one 'xl migrate-receive'
     break_off "helpers of migrate" xl migrate -s '' one 'xl migrate-receive'
-    break_off "receiver of migrate" xl migrate -s '' one 'xl migrate-receive'
+    break_off "receiver of migrate" xl migrate -s '' one 'echo $$ >/run/receiver; exec xl migrate-receive'
     rm -f /tmp/saved
     round=$((round + 1))
     # From the second round on dom0 has them all.
