@@ -145,7 +145,6 @@ pub(crate) fn all() -> Vec<Scenario> {
             .probe()
             .limit(400)
             .script(include_str!("../scripts/xl-sizes.sh"), &["small", "wide", "large"]),
-        killed("xl-killed", 1),
         // The other tests have the other xenstored.
         Scenario::new("xl-devices").cpus(2, Threads::Single).limit(500).dom0_append("radon.xenstored=c").script(
             include_str!("../scripts/xl-devices.sh"),
