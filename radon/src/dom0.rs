@@ -279,7 +279,8 @@ fn make_domain(
     let host = radon_hal::host::BareMetal::default();
     let leaves = XenLeaves {
         version: XEN_VERSION,
-        hvm_flags: radon_x86::cpuid::xen_leaves::HVM_UPCALL_VECTOR,
+        // Not that vCPUs may have upcall vectors of their own: they may, but the domain-wide one costs no end of interrupt.
+        hvm_flags: 0,
         domain: DOM0.0,
         machine_address_bits: cpu::physical_address_bits() as u8,
     };

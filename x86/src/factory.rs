@@ -122,7 +122,8 @@ impl X86Factory {
 fn make_policy(parts: &Parts, kind: Kind, vcpus: u32, id: DomainId) -> CpuidPolicy {
     let xen = XenLeaves {
         version: XEN_VERSION,
-        hvm_flags: cpuid::xen_leaves::HVM_UPCALL_VECTOR,
+        // Not that vCPUs may have upcall vectors of their own: they may, but the domain-wide one costs no end of interrupt.
+        hvm_flags: 0,
         domain: id.0,
         machine_address_bits: parts.machine_address_bits,
     };

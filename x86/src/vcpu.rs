@@ -45,6 +45,8 @@ pub struct X86Vcpu {
     pub lapic: Arc<LapicShared>,
     /// Vector that event upcalls raise in the local APIC; 0 if upcalls use the domain's callback.
     pub upcall_vector: AtomicU8,
+    /// An upcall with that vector waits until the guest turns its local APIC on.
+    pub upcall_waits: AtomicBool,
     /// An NMI waits to be delivered.
     pub nmi_pending: AtomicBool,
     /// The local APIC's timer is due.
@@ -62,6 +64,7 @@ impl X86Vcpu {
         X86Vcpu {
             lapic: lapic.shared().clone(),
             upcall_vector: AtomicU8::new(0),
+            upcall_waits: AtomicBool::new(false),
             nmi_pending: AtomicBool::new(false),
             timer_due: AtomicBool::new(false),
             tsc_offset: AtomicU64::new(0),
@@ -85,7 +88,12 @@ impl ArchVcpu for X86Vcpu {
             // The domain's callback looks at the pending flag itself at each entry.
             0 => {}
             vector => {
-                self.lapic.post(vector, Trigger::Edge);
+                // A local APIC that the guest has not turned on yet takes nothing. The order matters: it may be turned on now.
+                self.upcall_waits.store(true, Ordering::SeqCst);
+                if self.lapic.is_software_enabled() {
+                    self.upcall_waits.store(false, Ordering::SeqCst);
+                    self.lapic.post(vector, Trigger::Edge);
+                }
             }
         }
     }

@@ -705,17 +705,26 @@ fn upcalls_come_by_the_domain_s_vector_or_the_vcpu_s_own() {
     rig.plain(|cpu| cpu.takes_interrupt = true);
     rig.cx(|cx| cx.prepare_delivery());
     assert_eq!(rig.event(), Some(Event::Interrupt(0xf3)));
-    // From now on only an edge counts, as of any message to the local APIC.
+    // From now on only an edge counts, as of any message to the local APIC; one that it does not take yet waits.
     rig.arch().set_upcall_vector(0x50).unwrap();
+    let deliver = |cx: &mut Cx<'_>| {
+        cx.take_signals();
+        cx.prepare_delivery();
+    };
+    rig.arch().raise_upcall();
+    rig.plain(|cpu| cpu.takes_interrupt = true);
+    rig.cx(deliver);
+    assert_eq!(rig.event(), None);
     let _ = rig.cx(|cx| cx.state.lapic.mmio_write(0xf0, 4, 0x1ff, Nanoseconds(0)));
     rig.plain(|cpu| cpu.takes_interrupt = true);
-    rig.cx(|cx| cx.prepare_delivery());
+    rig.cx(deliver);
+    assert_eq!(rig.event(), Some(Event::Interrupt(0x50)));
+    let _ = rig.cx(|cx| cx.state.lapic.mmio_write(0xb0, 4, 0, Nanoseconds(0)));
+    rig.plain(|cpu| cpu.takes_interrupt = true);
+    rig.cx(deliver);
     assert_eq!(rig.event(), None);
     rig.arch().raise_upcall();
     rig.plain(|cpu| cpu.takes_interrupt = true);
-    rig.cx(|cx| {
-        cx.take_signals();
-        cx.prepare_delivery();
-    });
+    rig.cx(deliver);
     assert_eq!(rig.event(), Some(Event::Interrupt(0x50)));
 }
