@@ -384,6 +384,48 @@ pub const XEN_SYSCTL_TBUFOP_ENABLE: u32 = 4;
 /// Ends recording.
 pub const XEN_SYSCTL_TBUFOP_DISABLE: u32 = 5;
 
+/// `xen_sysctl_cpu_hotplug`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CpuHotplug {
+    /// The CPU.
+    pub cpu: u32,
+    /// `XEN_SYSCTL_CPU_HOTPLUG_*`.
+    pub op: u32,
+}
+
+/// Brings a CPU up.
+pub const XEN_SYSCTL_CPU_HOTPLUG_ONLINE: u32 = 0;
+/// Takes a CPU down.
+pub const XEN_SYSCTL_CPU_HOTPLUG_OFFLINE: u32 = 1;
+/// Brings all second threads of cores up.
+pub const XEN_SYSCTL_CPU_HOTPLUG_SMT_ENABLE: u32 = 2;
+/// Takes all second threads of cores down.
+pub const XEN_SYSCTL_CPU_HOTPLUG_SMT_DISABLE: u32 = 3;
+
+/// `xen_sysctl_page_offline_op`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PageOfflineOp {
+    /// `SYSCTL_PAGE_*`.
+    pub cmd: u32,
+    /// First frame.
+    pub start: u32,
+    /// Last frame.
+    pub end: u32,
+    /// Padding.
+    pub _pad: u32,
+    /// Array of 32-bit results.
+    pub status: u64,
+}
+
+/// Takes frames out of use.
+pub const SYSCTL_PAGE_OFFLINE: u32 = 1;
+/// Takes frames into use again.
+pub const SYSCTL_PAGE_ONLINE: u32 = 2;
+/// Asks whether frames are in use.
+pub const SYSCTL_QUERY_PAGE_OFFLINE: u32 = 3;
+
 /// `xen_sysctl_tbuf_op`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -46,6 +46,8 @@ pub(super) fn sysctl_h(facts: &mut Facts) {
     structure!(facts, "struct xen_sysctl_cputopoinfo", sysctl::CpuTopoInfo { num_cpus, cputopo });
     structure!(facts, "struct xen_sysctl_pcitopoinfo", sysctl::PciTopoInfo { num_devs, devs, nodes });
     structure!(facts, "struct xen_sysctl_tbuf_op", sysctl::TbufOp { cmd, cpu_mask, evt_mask, buffer_mfn, size });
+    structure!(facts, "struct xen_sysctl_cpu_hotplug", sysctl::CpuHotplug { cpu, op });
+    structure!(facts, "struct xen_sysctl_page_offline_op", sysctl::PageOfflineOp { cmd, start, end, status });
     structure!(facts, "struct xen_sysctl_meminfo", sysctl::MemInfo { memsize, memfree });
     structure!(facts, "struct xen_sysctl_numainfo", sysctl::NumaInfo { num_nodes, meminfo, distance });
     structure!(
@@ -103,6 +105,13 @@ pub(super) fn sysctl_h(facts: &mut Facts) {
         XEN_SYSCTL_GET_CPU_FEATURESET = "XEN_SYSCTL_get_cpu_featureset",
         XEN_SYSCTL_LIVEPATCH_OP = "XEN_SYSCTL_livepatch_op",
         XEN_SYSCTL_GET_CPU_POLICY = "XEN_SYSCTL_get_cpu_policy",
+        XEN_SYSCTL_CPU_HOTPLUG_ONLINE,
+        XEN_SYSCTL_CPU_HOTPLUG_OFFLINE,
+        XEN_SYSCTL_CPU_HOTPLUG_SMT_ENABLE,
+        XEN_SYSCTL_CPU_HOTPLUG_SMT_DISABLE,
+        SYSCTL_PAGE_OFFLINE = "sysctl_page_offline",
+        SYSCTL_PAGE_ONLINE = "sysctl_page_online",
+        SYSCTL_QUERY_PAGE_OFFLINE = "sysctl_query_page_offline",
         XEN_INVALID_NODE_ID,
         XEN_INVALID_DEV,
         XEN_SYSCTL_TBUFOP_GET_INFO = "XEN_SYSCTL_TBUFOP_get_info",

@@ -4,13 +4,15 @@ use radon_abi::errno::Errno;
 use radon_abi::physdev::PciDevice;
 use radon_abi::sysctl as abi;
 use radon_abi::sysctl::{
-    AvailHeap, CpuInfo, CpuTopo, CpuTopoInfo, GetCpuInfo, MemInfo, NumaInfo, PciTopoInfo, PhysInfo,
+    AvailHeap, CpuHotplug, CpuInfo, CpuTopo, CpuTopoInfo, GetCpuInfo, MemInfo, NumaInfo, PageOfflineOp, PciTopoInfo,
+    PhysInfo,
 };
 
 use super::{read, write};
+use crate::frames::Kind;
 use crate::hypercall::{Args, Caller, OpResult};
 use crate::platform::{MachineInfo, PciAddress};
-use crate::types::{CpuId, GuestVirtAddr, PAGE_SIZE};
+use crate::types::{CpuId, GuestVirtAddr, Mfn, PAGE_SIZE};
 
 /// Distance of a node from itself.
 const LOCAL_DISTANCE: u32 = 10;
@@ -134,5 +136,46 @@ pub(super) fn pci_topo_info(caller: &Caller<'_>, args: Args) -> OpResult {
         done = done.saturating_add(1);
     }
     r.num_devs = done;
+    write(caller, args, &r)
+}
+
+/// `XEN_SYSCTL_cpu_hotplug`: all CPUs are in use always.
+///
+/// Errors: `EINVAL`: no such CPU, or one to be brought up, which it is. `EOPNOTSUPP`: to take one down.
+pub(super) fn cpu_hotplug(caller: &Caller<'_>, args: Args) -> OpResult {
+    let r: CpuHotplug = read(caller, args)?;
+    let exists = r.cpu < caller.hv.platform.cpu_count();
+    Err(match r.op {
+        abi::XEN_SYSCTL_CPU_HOTPLUG_OFFLINE if exists => Errno::EOPNOTSUPP,
+        abi::XEN_SYSCTL_CPU_HOTPLUG_ONLINE | abi::XEN_SYSCTL_CPU_HOTPLUG_OFFLINE => Errno::EINVAL,
+        _ => Errno::EOPNOTSUPP,
+    })
+}
+
+/// Most frames that are asked about at once.
+const FRAMES_MAX: u64 = 512;
+
+/// `XEN_SYSCTL_page_offline_op`: whether frames are in use, which all RAM is.
+///
+/// Work: 512 frames at most. Errors: `EINVAL`: the last is before the first, or one is not RAM. `E2BIG`: more frames.
+/// `EOPNOTSUPP`: to change it. `EFAULT`.
+pub(super) fn page_offline_op(caller: &Caller<'_>, args: Args) -> OpResult {
+    let r: PageOfflineOp = read(caller, args)?;
+    let count = u64::from(r.end).checked_sub(r.start.into()).ok_or(Errno::EINVAL)?.saturating_add(1);
+    match r.cmd {
+        abi::SYSCTL_QUERY_PAGE_OFFLINE => {}
+        abi::SYSCTL_PAGE_OFFLINE | abi::SYSCTL_PAGE_ONLINE => return Err(Errno::EOPNOTSUPP),
+        _ => return Err(Errno::EINVAL),
+    }
+    if count > FRAMES_MAX {
+        return Err(Errno::E2BIG);
+    }
+    for n in 0..count {
+        if caller.hv.frames.kind(Mfn(u64::from(r.start).saturating_add(n))) == Kind::Absent {
+            return Err(Errno::EINVAL);
+        }
+        // None of the flags: in use, and nothing wrong with it.
+        caller.write_at(GuestVirtAddr(r.status), n, &0u32)?;
+    }
     write(caller, args, &r)
 }

@@ -234,3 +234,22 @@ fn devices_that_nobody_knows_have_no_node() {
     let many = ask(u32::MAX, BUFFER + 64);
     assert!(many.0 == Err(Errno::EFAULT) || many.1.num_devs < 1000);
 }
+
+#[test]
+fn cpus_and_frames_are_all_in_use() {
+    let host = host();
+    let cpu = |cpu, op| sysctl_op(&host, abi::XEN_SYSCTL_CPU_HOTPLUG, &abi::CpuHotplug { cpu, op }).0;
+    assert_eq!((cpu(1, 0), cpu(2, 0), cpu(2, 1)), (Err(Errno::EINVAL), Err(Errno::EINVAL), Err(Errno::EINVAL)));
+    assert_eq!((cpu(1, 1), cpu(0, 3)), (Err(Errno::EOPNOTSUPP), Err(Errno::EOPNOTSUPP)));
+    let ask = |cmd, start, end| {
+        let ask = abi::PageOfflineOp { cmd, start, end, status: BUFFER, _pad: 0 };
+        host.caller(DomainId(0), 0).write_at(GuestVirtAddr(BUFFER), 1, &7u32).unwrap();
+        (sysctl_op(&host, abi::XEN_SYSCTL_PAGE_OFFLINE_OP, &ask).0, get::<u32>(&host, BUFFER, 1))
+    };
+    assert_eq!(ask(abi::SYSCTL_QUERY_PAGE_OFFLINE, 10, 11), (SUCCESS, 0));
+    assert_eq!(ask(abi::SYSCTL_QUERY_PAGE_OFFLINE, 10, 10), (SUCCESS, 7));
+    assert_eq!(ask(abi::SYSCTL_QUERY_PAGE_OFFLINE, 10, 9).0, Err(Errno::EINVAL));
+    assert_eq!(ask(abi::SYSCTL_QUERY_PAGE_OFFLINE, 1 << 30, 1 << 30).0, Err(Errno::EINVAL));
+    assert_eq!(ask(abi::SYSCTL_QUERY_PAGE_OFFLINE, 10, u32::MAX).0, Err(Errno::E2BIG));
+    assert_eq!(ask(abi::SYSCTL_PAGE_OFFLINE, 10, 10).0, Err(Errno::EOPNOTSUPP));
+}
