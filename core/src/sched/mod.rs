@@ -178,7 +178,9 @@ impl Scheduler {
         hv.timers.set_slice_end(cpu, pick.until);
         if let Some(flags) = self.cpus.get(cpu.index()) {
             flags.note_idle(pick.unit.is_none(), now);
-            trace::switch(hv, cpu, flags, &pick, now);
+            if hv.trace.is_on() {
+                trace::switch(hv, cpu, flags, &pick);
+            }
         }
         let vcpu = pick.unit.and_then(|u| u.vcpu());
         if let Some(vcpu) = vcpu.as_ref().filter(|_| pick.switched) {

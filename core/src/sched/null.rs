@@ -19,7 +19,6 @@ use crate::types::{CpuId, Nanoseconds};
 
 use super::cpuset::SharedCpuSet;
 use super::policy::{Context, Pick, Policy, PolicyKind};
-use super::trace::Changes;
 use super::{CpuSet, DomainSched, Unit};
 
 /// A unit's home when it is assigned to no CPU.
@@ -181,17 +180,16 @@ impl Policy for Null {
             (None, None) => true,
             _ => false,
         };
-        let mut changes = Changes::default();
         if !same {
             if let Some(unit) = &slot.current {
-                changes.stopped = Some(unit.stop(cx, now));
+                unit.stop(cx, now);
             }
             if let Some(unit) = &next {
-                changes.started = Some(unit.start(cx, cpu, now));
+                unit.start(cx, cpu, now);
             }
             slot.current.clone_from(&next);
         }
-        Pick { unit: next, until: None, switched: !same, changes }
+        Pick { unit: next, until: None, switched: !same }
     }
 
     fn context_saved(&self, cx: Context<'_>, unit: &Arc<Unit>) {

@@ -17,7 +17,7 @@ use crate::time::Timers;
 use crate::trace::Trace;
 use crate::types::{CpuId, Nanoseconds};
 
-use super::trace::Changes;
+use super::trace::Kept;
 use super::{CpuSet, DomainSched, Unit};
 
 /// Which policy. The numbers are the ABI's `XEN_SCHEDULER_*`.
@@ -81,9 +81,8 @@ pub(super) struct CpuFlags {
     pub(super) idle_entries: AtomicU64,
     /// The pool it belongs to; any other number for none.
     pub(super) pool: AtomicU32,
-    /// What it runs, for trace records, and since when (nanoseconds).
-    pub(super) runs: AtomicU32,
-    pub(super) runs_since: AtomicU64,
+    /// Run states that this CPU's choice changed, while that is recorded.
+    pub(super) changes: Kept,
 }
 
 impl CpuFlags {
@@ -143,14 +142,11 @@ pub struct Pick {
     pub until: Option<Nanoseconds>,
     /// Whether it is another unit than before.
     pub switched: bool,
-    /// Run states that changed by it.
-    pub(super) changes: Changes,
 }
 
 impl Pick {
     /// Nothing to run.
-    pub const IDLE: Pick =
-        Pick { unit: None, until: None, switched: false, changes: Changes { stopped: None, started: None } };
+    pub const IDLE: Pick = Pick { unit: None, until: None, switched: false };
 }
 
 /// A scheduling policy for the CPUs of one pool.

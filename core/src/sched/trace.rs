@@ -1,14 +1,18 @@
-//! What the scheduler records in trace buffers. Each function is a branch while nothing is recorded.
-
-use core::sync::atomic::Ordering;
+//! What the scheduler records in trace buffers. Nothing here is called while nothing is recorded, but [`about`], which is
+//! a branch then.
+//!
+//! Readers expect a switch before the changes of run states that it causes, and these in the order in which they are: a
+//! change is stamped under the lock of the run queue, so that other CPUs' records of the same vCPU are before or after it.
+//! So what a CPU's choice changes is kept until it is known what the CPU switched to. Changes that have another cause are
+//! recorded at once.
 
 use radon_abi::trace as abi;
 use radon_abi::xen::DOMID_IDLE;
 
 use crate::hypervisor::Hypervisor;
-use crate::platform::Platform;
-use crate::time::State;
-use crate::trace::{Trace, vcpu_word};
+use crate::sync::{Lock, Rank};
+use crate::time::{Runstate, State};
+use crate::trace::vcpu_word;
 use crate::types::{CpuId, DomainId, Nanoseconds, VcpuId};
 
 use super::policy::{CpuFlags, Pick};
@@ -23,89 +27,87 @@ fn who(unit: &Unit) -> Who {
     (unit.domain_id, unit.vcpu_id)
 }
 
-const fn idle(cpu: CpuId) -> Who {
-    (IDLE, VcpuId(cpu.0))
+/// A change of a run state.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    who: Who,
+    old: State,
+    new: State,
+    /// The time stamp counter.
+    time: u64,
+    /// Nanoseconds in the old state.
+    lasted: u64,
+}
+
+/// The changes that a CPU's choice made.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changes {
+    /// Of what ran before.
+    stopped: Option<Change>,
+    /// Of what runs now.
+    started: Option<Change>,
+}
+
+/// Where a CPU keeps them. Only that CPU takes the lock.
+pub(super) struct Kept(Lock<Changes>);
+
+impl Default for Kept {
+    fn default() -> Self {
+        Kept(Lock::new(Rank::Console, Changes::default()))
+    }
 }
 
 /// Records an event about a vCPU.
+#[inline]
 pub(super) fn about(hv: &Hypervisor, event: u32, unit: &Unit) {
     hv.trace.note(&*hv.platform, event, || [unit.domain_id.0.into(), unit.vcpu_id.0]);
 }
 
-/// A change of a run state, and when it was: told under the lock of its run queue, so that records of one vCPU are in
-/// order whatever CPU writes them.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Change {
-    /// The state before.
-    pub(super) old: State,
-    /// The state after.
-    pub(super) new: State,
-    /// The time stamp counter; 0 if nothing is recorded.
-    time: u64,
-}
-
-impl Change {
-    pub(super) fn new(cx: Context<'_>, old: State, new: State) -> Change {
-        let time = if cx.trace.wants(abi::TRC_SCHED_RUNSTATE_CHANGE) { cx.platform.cycles() } else { 0 };
-        Change { old, new, time }
-    }
-}
-
-/// The changes that a pick made. They are recorded when it is known what the CPU switched to.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Changes {
-    /// Of what ran before.
-    pub(super) stopped: Option<Change>,
-    /// Of what runs now.
-    pub(super) started: Option<Change>,
-}
-
-/// Records a change of a run state.
-pub(super) fn runstate(trace: &Trace, platform: &dyn Platform, (domain, vcpu): Who, change: Change) {
-    let event = abi::TRC_SCHED_RUNSTATE_CHANGE | (change.old as u32 & 3) << 8 | (change.new as u32 & 3) << 4;
-    // 0: recording began in between.
-    let time = if change.time == 0 { platform.cycles() } else { change.time };
-    trace.note_at(platform, time, event, [vcpu_word(domain, vcpu)]);
-}
-
-/// Records what a CPU picked, and keeps it, also while nothing is recorded: it is what ran before the next time.
-pub(super) fn switch(hv: &Hypervisor, cpu: CpuId, flags: &CpuFlags, pick: &Pick, now: Nanoseconds) {
-    let next = pick.unit.as_deref().map_or(idle(cpu), who);
-    let word = vcpu_word(next.0, next.1);
-    let before = (flags.runs.load(Ordering::Relaxed), flags.runs_since.load(Ordering::Relaxed));
-    if before.0 != word {
-        flags.runs.store(word, Ordering::Relaxed);
-        flags.runs_since.store(now.0, Ordering::Relaxed);
-    }
-    if hv.trace.wants(abi::TRC_SCHED_MIN) || hv.trace.wants(abi::TRC_SCHED_VERBOSE) {
-        record(hv, before, next, pick.changes, now);
-    }
-}
-
+/// A vCPU's run state is about to change. Under the lock of its run queue.
 #[cold]
-fn record(hv: &Hypervisor, (before, since): (u32, u64), next: Who, changes: Changes, now: Nanoseconds) {
-    let (trace, platform) = (&hv.trace, &*hv.platform);
-    let word = vcpu_word(next.0, next.1);
-    if before == word {
-        trace.note(platform, abi::TRC_SCHED_CONTINUE_RUNNING, || [word]);
+pub(super) fn runstate(cx: Context<'_>, unit: &Unit, run: &Runstate, new: State, now: Nanoseconds) {
+    let old = run.state();
+    if old == new {
         return;
     }
-    let old = (DomainId((before >> 16) as u16), VcpuId(before & 0xffff));
-    let (old_domain, old_vcpu) = (u32::from(old.0.0), old.1.0);
+    let lasted = now.saturating_sub(run.since()).0;
+    let change = Change { who: who(unit), old, new, time: cx.platform.cycles(), lasted };
+    let mine = cx.flags.get(cx.platform.this_cpu().index()).map(|f| &f.changes);
+    match (old, new, mine) {
+        (State::Running, _, Some(mine)) => mine.0.lock().stopped = Some(change),
+        (_, State::Running, Some(mine)) => mine.0.lock().started = Some(change),
+        _ => cx.trace.note_at(cx.platform, change.time, event(change), [vcpu_word(change.who.0, change.who.1)]),
+    }
+}
+
+fn event(change: Change) -> u32 {
+    abi::TRC_SCHED_RUNSTATE_CHANGE | (change.old as u32 & 3) << 8 | (change.new as u32 & 3) << 4
+}
+
+/// Records what a CPU picked.
+#[cold]
+pub(super) fn switch(hv: &Hypervisor, cpu: CpuId, flags: &CpuFlags, pick: &Pick) {
+    let (trace, platform) = (&hv.trace, &*hv.platform);
+    let changes = core::mem::take(&mut *flags.changes.0.lock());
+    let idle = (IDLE, VcpuId(cpu.0));
+    let next = pick.unit.as_deref().map_or(idle, who);
+    if !pick.switched {
+        trace.note(platform, abi::TRC_SCHED_CONTINUE_RUNNING, || [vcpu_word(next.0, next.1)]);
+        return;
+    }
     // All of it happened at the time of the changes.
-    let told = [changes.stopped, changes.started].into_iter().flatten().map(|c| c.time).find(|&t| t != 0);
-    let time = told.unwrap_or_else(|| platform.cycles());
-    let ran = now.0.saturating_sub(since).min(u64::from(u32::MAX)) as u32;
-    let previous = [old_domain, old_vcpu, ran, u32::MAX];
-    trace.note_at(platform, time, abi::TRC_SCHED_SWITCH_INFPREV, previous);
+    let time = changes.stopped.or(changes.started).map_or_else(|| platform.cycles(), |c| c.time);
+    let (old, ran) = changes.stopped.map_or((idle, 0), |c| (c.who, c.lasted));
+    let (old_domain, old_vcpu) = (u32::from(old.0.0), old.1.0);
+    let ran = ran.min(u64::from(u32::MAX)) as u32;
+    trace.note_at(platform, time, abi::TRC_SCHED_SWITCH_INFPREV, [old_domain, old_vcpu, ran, u32::MAX]);
     trace.note_at(platform, time, abi::TRC_SCHED_SWITCH, [old_domain, old_vcpu, next.0.0.into(), next.1.0]);
-    let stands_by = Change { old: State::Running, new: State::Runnable, time };
-    let goes_on = Change { old: State::Runnable, new: State::Running, time };
-    let stopped = if old.0 == IDLE { Some(stands_by) } else { changes.stopped };
+    let stands_by = Change { who: idle, old: State::Running, new: State::Runnable, time, lasted: 0 };
+    let goes_on = Change { old: State::Runnable, new: State::Running, ..stands_by };
+    let stopped = changes.stopped.unwrap_or(stands_by);
+    // Without a record of what runs now, recording began in the midst of the choice.
     let started = if next.0 == IDLE { Some(goes_on) } else { changes.started };
-    for (who, change) in [(old, stopped), (next, started)] {
-        if let Some(change) = change.filter(|c| c.old != c.new) {
-            runstate(trace, platform, who, change);
-        }
+    for change in [Some(stopped), started].into_iter().flatten() {
+        trace.note_at(platform, change.time, event(change), [vcpu_word(change.who.0, change.who.1)]);
     }
 }

@@ -16,8 +16,7 @@ use crate::time::{Armed, Runstate, State};
 use crate::types::{CpuId, DomainId, Nanoseconds, VcpuId};
 use crate::vcpu::Vcpu;
 
-use super::trace::{self, Change};
-use super::{Context, CpuSet};
+use super::{Context, CpuSet, trace};
 
 /// The weight of a domain that nobody gave another (as Xen's).
 pub const WEIGHT_DEFAULT: u16 = 256;
@@ -321,10 +320,10 @@ impl Unit {
     }
 
     /// `cpu` takes it on. Under the lock of its run queue, and only if no CPU holds its context.
-    pub(super) fn start(&self, cx: Context<'_>, cpu: CpuId, now: Nanoseconds) -> Change {
+    pub(super) fn start(&self, cx: Context<'_>, cpu: CpuId, now: Nanoseconds) {
         self.loaded.store(cpu.0, Ordering::SeqCst);
         self.last_cpu.store(cpu.0, Ordering::Relaxed);
-        self.change_runstate(cx, &mut self.runstate.lock(), State::Running, now)
+        self.change_runstate(cx, &mut self.runstate.lock(), State::Running, now);
     }
 
     /// Its context is saved: another CPU may take it on.
@@ -333,8 +332,8 @@ impl Unit {
     }
 
     /// Its CPU runs something else from now on. Under the lock of its run queue.
-    pub(super) fn stop(&self, cx: Context<'_>, now: Nanoseconds) -> Change {
-        self.change_runstate(cx, &mut self.runstate.lock(), self.waiting_state(), now)
+    pub(super) fn stop(&self, cx: Context<'_>, now: Nanoseconds) {
+        self.change_runstate(cx, &mut self.runstate.lock(), self.waiting_state(), now);
     }
 
     /// Brings the run state of a unit up to date if it is not running. Under the lock of its run queue.
@@ -342,17 +341,15 @@ impl Unit {
         let state = self.waiting_state();
         let mut run = self.runstate.lock();
         if run.state() != State::Running {
-            let change = self.change_runstate(cx, &mut run, state, now);
-            if change.old != change.new {
-                trace::runstate(cx.trace, cx.platform, (self.domain_id, self.vcpu_id), change);
-            }
+            self.change_runstate(cx, &mut run, state, now);
         }
     }
 
-    fn change_runstate(&self, cx: Context<'_>, run: &mut Runstate, state: State, now: Nanoseconds) -> Change {
-        let old = run.state();
+    fn change_runstate(&self, cx: Context<'_>, run: &mut Runstate, state: State, now: Nanoseconds) {
+        if cx.trace.is_on() {
+            trace::runstate(cx, self, run, state, now);
+        }
         run.change(state, now);
-        Change::new(cx, old, state)
     }
 
     /// The run state while not running.

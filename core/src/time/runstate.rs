@@ -42,6 +42,12 @@ impl Runstate {
         self.state
     }
 
+    /// Since when it is in this state.
+    #[must_use]
+    pub const fn since(&self) -> Nanoseconds {
+        self.since
+    }
+
     /// Changes the state at `now`. Staying in the same state does nothing.
     pub fn change(&mut self, state: State, now: Nanoseconds) {
         if state == self.state {

@@ -106,6 +106,13 @@ pub const fn words(value: u64) -> [u32; 2] {
 }
 
 impl Trace {
+    /// Whether anything is recorded now: one load.
+    #[inline]
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.mask.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether an event is recorded now. For every exit: one load and one branch while nothing is.
     #[inline]
     #[must_use]

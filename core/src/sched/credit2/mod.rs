@@ -34,7 +34,6 @@ use crate::types::{CpuId, Nanoseconds};
 
 use super::cpuset::SharedCpuSet;
 use super::policy::{Context, Pick, Policy, PolicyKind};
-use super::trace::Changes;
 use super::{CpuSet, DomainSched, Unit};
 use queue::{Member, Queue, Slot, Standing};
 
@@ -310,7 +309,6 @@ impl Policy for Credit2 {
         queue.charge(cpu, now);
         let before = queue.current(cpu);
         let mut next = self.choose(cx, &mut queue, cpu, now);
-        let mut changes = Changes::default();
         if let Some(slot) = before {
             if let Some(member) = queue.get_mut(slot) {
                 member.yielded = false;
@@ -319,7 +317,7 @@ impl Policy for Credit2 {
                 queue.stand(slot, Standing::Leaving(cpu), now);
                 if let Some(member) = queue.get_mut(slot) {
                     cap::give_back(member);
-                    changes.stopped = Some(member.unit.stop(cx, now));
+                    member.unit.stop(cx, now);
                 }
             }
         }
@@ -340,7 +338,7 @@ impl Policy for Credit2 {
                 given = true;
             }
             if next != before {
-                changes.started = queue.run(cx, slot, cpu, now);
+                queue.run(cx, slot, cpu, now);
             }
             queue.idle.remove(cpu);
         } else if queue.cpus.contains(cpu) {
@@ -359,7 +357,7 @@ impl Policy for Credit2 {
         if given {
             self.balance(cx, index, now);
         }
-        Pick { unit, until, switched: next != before, changes }
+        Pick { unit, until, switched: next != before }
     }
 
     fn context_saved(&self, cx: Context<'_>, unit: &Arc<Unit>) {

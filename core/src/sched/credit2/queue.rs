@@ -8,7 +8,6 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::sched::trace::Change;
 use crate::sched::{Context, CpuSet, Unit};
 use crate::sort::sort_by_key;
 use crate::types::{CpuId, Nanoseconds};
@@ -362,10 +361,11 @@ impl Queue {
     }
 
     /// Puts a unit on a CPU. What ran there is off it.
-    pub(super) fn run(&mut self, cx: Context<'_>, slot: Slot, cpu: CpuId, now: Nanoseconds) -> Option<Change> {
+    pub(super) fn run(&mut self, cx: Context<'_>, slot: Slot, cpu: CpuId, now: Nanoseconds) {
         self.stand(slot, Standing::Running(cpu), now);
-        let member = self.get_mut(slot)?;
-        (member.started, member.charged) = (now, now);
-        Some(member.unit.start(cx, cpu, now))
+        if let Some(member) = self.get_mut(slot) {
+            (member.started, member.charged) = (now, now);
+            member.unit.start(cx, cpu, now);
+        }
     }
 }
