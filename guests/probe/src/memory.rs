@@ -94,10 +94,12 @@ pub(crate) fn free_pages() -> Result<u64, String> {
 }
 
 /// Makes a guest as xl would (one vCPU, nested paging, so many MiB), only without anything in it, and destroys it again,
-/// `rounds` times. Prints the fewest microseconds that its creation took and the pages of the hypervisor's that it has.
+/// `rounds` times. Prints the fewest microseconds that its creation took and the fewest pages of the hypervisor's that it has.
+/// Meanwhile others may make the hypervisor use a page more or less.
 pub(crate) fn guest_cost(mib: u64, rounds: u64) -> Result<(), String> {
     const PAGES_OF_MIB: u64 = 256;
     const SPECIAL: u64 = 3;
+    const TOLERANCE: u64 = 16;
     let hypervisor = Hypervisor::open()?;
     let config = domctl::CreateDomain {
         flags: domctl::XEN_DOMCTL_CDF_HVM | domctl::XEN_DOMCTL_CDF_HAP,
@@ -109,7 +111,7 @@ pub(crate) fn guest_cost(mib: u64, rounds: u64) -> Result<(), String> {
         arch: domctl::ArchDomainConfig { emulation_flags: domctl::XEN_X86_EMU_LAPIC, misc_flags: 0 },
         ..Default::default()
     };
-    let (mut least, mut most) = (Duration::MAX, 0);
+    let (mut least, mut pages) = (Duration::MAX, u64::MAX);
     for _ in 0..rounds {
         let before = hypervisor.free_pages()?;
         let start = Instant::now();
@@ -120,17 +122,17 @@ pub(crate) fn guest_cost(mib: u64, rounds: u64) -> Result<(), String> {
         hypervisor.domctl("destroydomain", domctl::XEN_DOMCTL_DESTROYDOMAIN, domain, &[])?;
         made?;
         least = least.min(time);
-        most = most.max(before.saturating_sub(after?).saturating_sub(mib * PAGES_OF_MIB + SPECIAL));
+        pages = pages.min(before.saturating_sub(after?).saturating_sub(mib * PAGES_OF_MIB + SPECIAL));
         // The last of it goes when nobody looks at it any more.
         let back = (0..100).any(|_| {
             thread::sleep(Duration::from_millis(20));
-            hypervisor.free_pages() == Ok(before)
+            hypervisor.free_pages().is_ok_and(|now| now + TOLERANCE >= before)
         });
         if !back {
             return Err(format!("{before} pages were free, now {}", hypervisor.free_pages()?));
         }
     }
-    println!("{} {most}", least.as_micros());
+    println!("{} {pages}", least.as_micros());
     Ok(())
 }
 
