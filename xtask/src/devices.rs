@@ -26,11 +26,13 @@ pub(crate) struct Disk {
     pub file: PathBuf,
     /// What the machine writes is lost when QEMU ends, so that several machines can share the image.
     pub throw_away: bool,
+    /// Several machines have it at once and write to it.
+    pub shared: bool,
 }
 
 impl Disk {
     pub(crate) fn new(controller: Controller, file: impl Into<PathBuf>) -> Disk {
-        Disk { controller, file: file.into(), throw_away: false }
+        Disk { controller, file: file.into(), throw_away: false, shared: false }
     }
 
     /// Understands `FILE` and `CONTROLLER:FILE`.
@@ -55,15 +57,16 @@ impl Disk {
     pub(crate) fn attach(&self, qemu: &mut Command, number: usize) -> Result<()> {
         let file = self.file.to_str().with_context(|| format!("not UTF-8: {}", self.file.display()))?;
         let snapshot = if self.throw_away { ",snapshot=on" } else { "" };
+        let (locking, sharing) = if self.shared { (",file.locking=off", ",share-rw=on") } else { ("", "") };
         // A comma ends a value, two stand for one.
         let file = file.replace(',', ",,");
-        qemu.args(["-drive", &format!("if=none,id=disk{number},format=raw{snapshot},file={file}")]);
+        qemu.args(["-drive", &format!("if=none,id=disk{number},format=raw{snapshot}{locking},file={file}")]);
         let device = match self.controller {
             Controller::Virtio => format!("virtio-blk-pci,drive=disk{number}"),
             Controller::Ahci => format!("ide-hd,drive=disk{number}"),
             Controller::Nvme => format!("nvme,drive=disk{number},serial=radon{number}"),
         };
-        qemu.args(["-device", &device]);
+        qemu.args(["-device", &format!("{device}{sharing}")]);
         Ok(())
     }
 }
@@ -90,6 +93,28 @@ impl Card {
         qemu.args(["-netdev", &format!("user,id=net{number},{options}")]);
         // Without a boot ROM: nobody boots from the network.
         qemu.args(["-device", &format!("{model},netdev=net{number},romfile=")]);
+    }
+}
+
+/// One end of a cable to another machine, which is in dom0 a network card after those of [`Card`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// The socket that stands for the cable.
+    pub socket: PathBuf,
+    /// Makes the socket, so it is to be started first.
+    pub listens: bool,
+}
+
+impl Link {
+    /// Adds the card and its end of the cable to QEMU's command line.
+    pub(crate) fn attach(&self, qemu: &mut Command) -> Result<()> {
+        let path = self.socket.to_str().with_context(|| format!("not UTF-8: {}", self.socket.display()))?;
+        let path = path.replace(',', ",,");
+        let (server, address) = if self.listens { ("on", 1) } else { ("off", 2) };
+        qemu.args(["-netdev", &format!("stream,id=link,server={server},addr.type=unix,addr.path={path}")]);
+        // Not a virtio card: that goes past the IOMMU, which Debian's Xen needs.
+        qemu.args(["-device", &format!("e1000e,netdev=link,romfile=,mac=52:54:00:00:01:0{address}")]);
+        Ok(())
     }
 }
 
@@ -141,11 +166,17 @@ mod tests {
         let disk = Disk { throw_away: true, ..Disk::new(Controller::Nvme, "/a,b") };
         disk.attach(&mut qemu, 1).unwrap();
         Card::E1000e.attach(&mut qemu, 1);
+        let link = Link { socket: "/s,t".into(), listens: false };
+        link.attach(&mut qemu).unwrap();
+        let shared = Disk { shared: true, ..Disk::new(Controller::Nvme, "/s") };
+        shared.attach(&mut qemu, 2).unwrap();
         let line = host::shell_line(&qemu);
         assert!(
             line.contains("if=none,id=disk1,format=raw,snapshot=on,file=/a,,b -device nvme,drive=disk1,"),
             "{line}"
         );
+        assert!(line.contains("stream,id=link,server=off,addr.type=unix,addr.path=/s,,t "), "{line}");
+        assert!(line.contains("file.locking=off,file=/s -device nvme,drive=disk2,serial=radon2,share-rw=on"), "{line}");
         assert!(line.contains("net=10.0.3.0/24") && line.contains("e1000e,netdev=net1"), "{line}");
     }
 }

@@ -148,6 +148,7 @@ fn mini(debian: &Debian) -> Result<Archive> {
     archive.char_device("dev/console", 5, 1);
     archive.file("init", 0o755, include_str!("../dom0/init"));
     archive.file("etc/testlib.sh", 0o644, include_str!("../dom0/testlib.sh"));
+    archive.file("etc/cable.sh", 0o644, include_str!("../dom0/cable.sh"));
     archive.file("etc/udhcpc/default.script", 0o755, include_str!("../dom0/udhcpc.sh"));
     archive.file("etc/passwd", 0o644, "root:x:0:0:root:/:/bin/sh\n");
     archive.file("etc/group", 0o644, "root:x:0:\n");

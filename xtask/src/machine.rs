@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::devices::{Card, Disk};
+use crate::devices::{Card, Disk, Link};
 use crate::{bochs, host, iso};
 
 /// Options that Radon and Xen get alike; what a user adds comes after, so it wins.
@@ -78,6 +78,8 @@ pub(crate) struct Machine {
     pub dom0_append: String,
     pub disks: Vec<Disk>,
     pub cards: Vec<Card>,
+    /// A cable to another machine.
+    pub link: Option<Link>,
     /// A reset starts the machine anew; else it ends QEMU.
     pub resets: bool,
     /// One virtual CPU whose clock is the number of instructions executed.
@@ -105,6 +107,7 @@ impl Machine {
             dom0_append: String::new(),
             disks: Vec::new(),
             cards: Vec::new(),
+            link: None,
             resets: false,
             icount: false,
             gdb: false,
@@ -165,6 +168,9 @@ impl Machine {
         }
         for (number, card) in self.cards.iter().enumerate() {
             card.attach(&mut qemu, number);
+        }
+        if let Some(link) = &self.link {
+            link.attach(&mut qemu)?;
         }
         if self.debug_exit {
             qemu.args(["-device", DEBUG_EXIT]);

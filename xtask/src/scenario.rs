@@ -5,12 +5,14 @@
 //! [`Session`].
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::clocks::Clocks;
-use crate::devices::{self, Card, Controller, Disk};
+use crate::devices::{self, Card, Controller, Disk, Link};
 use crate::initrd::{self, Flavour};
 use crate::machine::{Loader, Machine, Payload, Threads};
 use crate::packages::Debian;
@@ -116,6 +118,8 @@ pub(crate) struct Scenario {
     /// What has the disks before and after, under Debian's Xen.
     before: Option<Box<Scenario>>,
     after: Option<Box<Scenario>>,
+    /// What runs at the same time, joined to it by a cable, and whether under Debian's Xen.
+    beside: Option<(Box<Scenario>, bool)>,
 }
 
 /// Size of a disk that is made for a scenario; what is not written to takes no room.
@@ -151,6 +155,7 @@ impl Scenario {
             follow: None,
             before: None,
             after: None,
+            beside: None,
             steps: Vec::new(),
             allowed: Vec::new(),
             limit: 120,
@@ -232,6 +237,13 @@ impl Scenario {
     /// Afterwards, another machine boots under Debian's Xen with the same disks.
     pub(crate) fn xen_after(mut self, scenario: Scenario) -> Scenario {
         self.after = Some(Box::new(scenario));
+        self
+    }
+
+    /// At the same time another machine runs, which shares the disks and is joined by a cable; under Debian's Xen in any
+    /// case if `xen` says so.
+    pub(crate) fn beside(mut self, scenario: Scenario, xen: bool) -> Scenario {
+        self.beside = Some((Box::new(scenario), xen));
         self
     }
 
@@ -355,17 +367,25 @@ impl Scenario {
         for (number, controller) in self.disks.iter().enumerate() {
             let file = host::output().join(format!("{}.disk{number}", self.name));
             devices::empty_disk(&file, DISK_MIB)?;
-            disks.push(Disk::new(*controller, &file));
+            disks.push(Disk { shared: self.beside.is_some(), ..Disk::new(*controller, &file) });
         }
         let under_xen = |scenario: &Scenario| {
             let xen = run::debian_xen(debian)?;
-            scenario.boot(debian, &xen, true, logs, &disks)
+            scenario.boot(debian, &xen, true, logs, &disks, None)
         };
         let before = self.before.as_deref().map(under_xen).transpose()?;
         if let Some(outcome) = before.filter(|o| o.failure.is_some()) {
             return Ok(outcome);
         }
-        let mut outcome = self.boot(debian, hypervisor, is_xen, logs, &disks)?;
+        let mut outcome = match &self.beside {
+            None => self.boot(debian, hypervisor, is_xen, logs, &disks, None)?,
+            Some((other, true)) if !is_xen => {
+                self.boot_two(debian, (hypervisor, is_xen), other, (&run::debian_xen(debian)?, true), logs, &disks)?
+            }
+            Some((other, _)) => {
+                self.boot_two(debian, (hypervisor, is_xen), other, (hypervisor, is_xen), logs, &disks)?
+            }
+        };
         if let (None, Some(scenario)) = (&outcome.failure, &self.after) {
             outcome = under_xen(scenario)?;
         }
@@ -378,7 +398,56 @@ impl Scenario {
         Ok(outcome)
     }
 
-    fn boot(&self, debian: &Debian, hypervisor: &Path, is_xen: bool, logs: &Path, disks: &[Disk]) -> Result<Outcome> {
+    /// Boots this machine and `other`, each with its hypervisor. When one fails, so does the other.
+    fn boot_two(
+        &self,
+        debian: &Debian,
+        (mine, mine_is_xen): (&Path, bool),
+        other: &Scenario,
+        (others, others_is_xen): (&Path, bool),
+        logs: &Path,
+        disks: &[Disk],
+    ) -> Result<Outcome> {
+        let socket = host::output().join(format!("{}.socket", self.name));
+        let _ = std::fs::remove_file(&socket);
+        let (mut here, mut there) = (self.clone(), other.clone());
+        here.machine.link = Some(Link { socket: socket.clone(), listens: true });
+        there.machine.link = Some(Link { socket: socket.clone(), listens: false });
+        let stop = Arc::new(AtomicBool::new(false));
+        let failed = |outcome: &Result<Outcome>| outcome.as_ref().map_or(true, |o| o.failure.is_some());
+        let (here, there) = std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                while !socket.exists() && !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                let outcome = there.boot(debian, others, others_is_xen, logs, disks, Some(&stop));
+                stop.fetch_or(failed(&outcome), Ordering::Relaxed);
+                outcome
+            });
+            let outcome = here.boot(debian, mine, mine_is_xen, logs, disks, Some(&stop));
+            stop.fetch_or(failed(&outcome), Ordering::Relaxed);
+            (outcome, there.join())
+        });
+        let _ = std::fs::remove_file(&socket);
+        let (mut here, there) = (here?, there.map_err(|_| anyhow::anyhow!("the other machine's watcher panicked"))??);
+        let theirs = there.failure.map(|why| format!("the other machine: {why} ({})", there.log.display()));
+        here.failure = match (here.failure, theirs) {
+            (Some(mine), Some(theirs)) => Some(format!("{mine}; {theirs}")),
+            (mine, theirs) => mine.or(theirs),
+        };
+        Ok(here)
+    }
+
+    /// Boots one machine; it is given up when `stop` becomes true.
+    fn boot(
+        &self,
+        debian: &Debian,
+        hypervisor: &Path,
+        is_xen: bool,
+        logs: &Path,
+        disks: &[Disk],
+        stop: Option<&Arc<AtomicBool>>,
+    ) -> Result<Outcome> {
         let mut machine = self.machine.clone();
         let mut kernel = Some(debian.kernel());
         let mut module = None;
@@ -431,6 +500,9 @@ impl Scenario {
         let mut emulator = machine.command(&payload, false)?;
         let log = logs.join(format!("{}.log", self.name));
         let mut session = Session::start(&mut emulator, &log, Duration::from_secs(self.limit), false)?;
+        if let Some(flag) = stop {
+            session.abandon_when(flag.clone());
+        }
         let mut matcher = Matcher::new(&self.steps, &self.allowed);
         let mut lines = Vec::new();
         let mut clocks = Clocks::default();

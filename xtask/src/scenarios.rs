@@ -325,6 +325,37 @@ pub(crate) fn soak_coredump() -> Scenario {
         .script(include_str!("../scripts/soak-coredump.sh"), &["coredump-destroy", "coredump-restart"])
 }
 
+/// A guest moves between two machines, of which the first has the hypervisor in question; `rounds` times there and back.
+pub(crate) fn soak_two_machines(rounds: u64) -> [Scenario; 2] {
+    [
+        two_machines("soak-two-machines", "soak-two-machines-b", rounds, false),
+        two_machines("soak-radon-and-xen", "soak-radon-and-xen-b", rounds, true),
+    ]
+}
+
+fn two_machines(name: &'static str, other: &'static str, rounds: u64, xen: bool) -> Scenario {
+    let target = Scenario::new(other)
+        .flavour(Flavour::Tools)
+        .memory(1536)
+        .dom0_append(COPY)
+        .limit(600 + 200 * rounds)
+        .script(include_str!("../scripts/machines-target.sh"), &[]);
+    Scenario::new(name)
+        .flavour(Flavour::Tools)
+        .memory(1536)
+        .disks(&[Controller::Nvme])
+        .dom0_append(&format!("radon.rounds={rounds} {COPY}"))
+        .limit(600 + 200 * rounds)
+        .script(
+            include_str!("../scripts/machines-source.sh"),
+            &["boot", "target killed", "cable cut", "there and back", "shutdown"],
+        )
+        .beside(target, xen)
+}
+
+/// Devices of dom0 that serve guests do not reach guests' memory without an IOMMU: then Linux copies.
+const COPY: &str = "swiotlb=force";
+
 /// Guests that move, `rounds` times each.
 pub(crate) fn soak_migrate(rounds: u64) -> Scenario {
     Scenario::new("soak-migrate")

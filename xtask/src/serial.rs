@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,6 +47,7 @@ pub(crate) struct Session {
     ready: std::collections::VecDeque<Event>,
     cpu_limit: Duration,
     stop_at: Option<Instant>,
+    abandoned: Option<Arc<AtomicBool>>,
     /// When the machine last printed something, and its CPU time then.
     last_output: (Instant, Duration),
 }
@@ -81,6 +84,7 @@ impl Session {
             ready: std::collections::VecDeque::new(),
             cpu_limit,
             stop_at: None,
+            abandoned: None,
             last_output: (Instant::now(), Duration::ZERO),
         })
     }
@@ -126,6 +130,11 @@ impl Session {
         self.stop_at = Some(until);
     }
 
+    /// Lets it end when `flag` becomes true.
+    pub(crate) fn abandon_when(&mut self, flag: Arc<AtomicBool>) {
+        self.abandoned = Some(flag);
+    }
+
     /// CPU time that QEMU has used.
     pub(crate) fn cpu_time(&self) -> Duration {
         cpu_time(self.child.id()).unwrap_or_default()
@@ -149,6 +158,9 @@ impl Session {
     fn exceeded(&self) -> Option<String> {
         if self.stop_at.is_some_and(|until| Instant::now() > until) {
             return Some("time is up".to_owned());
+        }
+        if self.abandoned.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            return Some("the other machine failed".to_owned());
         }
         let used = self.cpu_time();
         if used > self.cpu_limit {

@@ -27,7 +27,8 @@ pub(crate) struct Options {
     /// Threads on the host that keep it busy meanwhile (boot only) [default: one for each of its CPUs]
     #[arg(long)]
     load: Option<usize>,
-    /// How many: migrations of each guest [default: 20], guests [guests: 1000, scale: 200], kills of a kind [killed: 20]
+    /// How many: migrations of each guest [default: 20], guests [guests: 1000, scale: 200], kills of a kind [killed: 20],
+    /// ways there and back [two-machines: 3]
     #[arg(long)]
     rounds: Option<u64>,
     /// The first attack's seed (hostile only)
@@ -51,6 +52,7 @@ const SOAKS: &[(&str, &str)] = &[
     ("guests", "guests are created and destroyed, and all memory comes back (1000 guests)"),
     ("crowd", "8 guests on 2 CPUs under load, all of them responsive (60 minutes)"),
     ("scale", "small guests live at once, and one more costs no more than the first (200 guests)"),
+    ("two-machines", "a guest moves between two machines, also between Radon and Xen; the network breaks (3 rounds)"),
     ("streams", "what Debian's Xen saved is restored, and the other way round (4 boots)"),
 ];
 
@@ -81,6 +83,10 @@ pub(crate) fn soak(options: &Options) -> Result<bool> {
         "guests" => one(&lab, &scenarios::soak_guests(options.rounds.unwrap_or(1000))),
         "crowd" => one(&lab, &scenarios::soak_crowd(options.minutes.unwrap_or(60) * 60)),
         "scale" => one(&lab, &scenarios::soak_scale(options.rounds.unwrap_or(200))),
+        "two-machines" => {
+            let all = scenarios::soak_two_machines(options.rounds.unwrap_or(3));
+            all.iter().map(|s| one(&lab, s)).try_fold(true, |good, this| Ok(good & this?))
+        }
         _ => boots(&lab, options),
     }
 }
