@@ -169,10 +169,15 @@ pub(crate) fn all() -> Vec<Scenario> {
         ),
     ]
     .map(|scenario| scenario.flavour(Flavour::Tools));
-    let managed = [Scenario::new("virsh").cpus(2, Threads::Single).limit(600).script(
-        include_str!("../scripts/virsh.sh"),
-        &["host", "start", "information", "control", "save and restore", "shutdown and destroy"],
-    )]
+    let managed = [
+        Scenario::new("virsh").cpus(2, Threads::Single).limit(600).script(
+            include_str!("../scripts/virsh.sh"),
+            &["host", "start", "information", "control", "save and restore", "shutdown and destroy"],
+        ),
+        Scenario::new("xl-backends")
+            .limit(500)
+            .script(include_str!("../scripts/xl-backends.sh"), &["boot", "qcow2 disks", "9pfs", "vfb", "shutdown"]),
+    ]
     .map(|scenario| scenario.flavour(Flavour::Full));
     let refusals = [
         refuses("no-module", "the boot loader passed no module").kernel(Kernel::Absent),
