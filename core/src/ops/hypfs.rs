@@ -1,7 +1,7 @@
 //! `hypfs_op(op, path, length, buffer, size)`: what the hypervisor is and how it is set, as a tree of files
 //! (`xenhypfs`).
 //!
-//! The tree is a table ([`ROOT`]) whose leaves are functions; nothing is kept. Who may: the control domain only. Work: one
+//! The tree is a table (`ROOT`) whose leaves are functions; nothing is kept. Who may: the control domain only. Work: one
 //! path of at most 1024 bytes and one entry.
 
 use alloc::string::{String, ToString};
