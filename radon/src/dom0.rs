@@ -73,6 +73,7 @@ pub(crate) struct UnpackedKernel {
 ///
 /// # Errors
 /// No module, not a kernel, a damaged one, too little memory: with what to do about it.
+#[inline(never)]
 pub(crate) fn unpack_kernel(machine: &Booted) -> Result<UnpackedKernel, BuildError> {
     let module = machine.info.modules.first().ok_or_else(|| {
         failed(
@@ -146,6 +147,7 @@ pub(crate) struct Parts<'a> {
 ///
 /// # Errors
 /// Whatever is missing or does not fit, with what to do about it.
+#[inline(never)]
 pub(crate) fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain>, BuildError> {
     let Parts { machine, kernel, free, own_ports, own_gsi } = parts;
     let memory = sys.hv.platform.memory();

@@ -46,6 +46,14 @@ radon_hal::entry!(main);
 static SYSTEM: Once<System> = Once::new();
 
 fn main(handover: Handover) -> ! {
+    let sys = start(handover);
+    cpu_loop(sys, CpuId(0))
+}
+
+/// All that happens before dom0 runs. A function of its own, and its parts as well, so that what they have on the stack
+/// is gone when the CPU loop begins, which never returns.
+#[inline(never)]
+fn start(handover: Handover) -> &'static System {
     let early = handover.start();
     log::info!("Radon {}, build id {}", env!("CARGO_PKG_VERSION"), BuildId);
     log::info!("Loader: {} ({:?})", early.info.loader, early.info.protocol);
@@ -100,7 +108,7 @@ fn main(handover: Handover) -> ! {
     }
     CPUS_MAY_RUN.call_once(|| ());
     (1..cpus).for_each(|n| cpu::send_kick(CpuId(n)));
-    cpu_loop(sys, CpuId(0))
+    sys
 }
 
 /// Set once dom0 is built: the other CPUs enter the scheduler.
@@ -120,6 +128,7 @@ fn ap_main() -> ! {
 }
 
 /// Makes the hypervisor and hands it all memory that is free; returns that memory's ranges as well.
+#[inline(never)]
 fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::Range<u64>>) {
     let options = &machine.options;
     let kind = match PolicyKind::from_name(options.sched.as_deref().unwrap_or("credit2")) {

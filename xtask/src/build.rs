@@ -32,8 +32,23 @@ pub(crate) enum Profile {
 
 /// A `cargo` command with the flags of the bare-metal target; they do not touch builds for the host.
 pub(crate) fn bare_metal_cargo(subcommand: &str) -> Command {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(std::env::home_dir()?.join(".cargo")));
+    bare_metal_cargo_at(&host::root(), home.as_deref(), subcommand)
+}
+
+/// The same for sources that are in `root`, and with crates that are in cargo's folder `home`. Neither shows in what is
+/// built: `cargo xtask audit reproducible` looks.
+fn bare_metal_cargo_at(root: &Path, home: Option<&Path>, subcommand: &str) -> Command {
+    let mut flags = RUSTFLAGS.to_owned();
+    // Panics name their place in the source.
+    let places = [(Some(root), "."), (home, "/cargo")];
+    for (place, name) in places.iter().filter_map(|(place, name)| Some((place.as_ref()?, name))) {
+        flags.push_str(&format!(" --remap-path-prefix={}={name}", place.display()));
+    }
     let mut command = host::cargo();
-    command.arg(subcommand).args(["--target", TARGET]).env("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS", RUSTFLAGS);
+    command.current_dir(root).arg(subcommand).args(["--target", TARGET]);
+    command.env("CARGO_TARGET_X86_64_UNKNOWN_NONE_RUSTFLAGS", flags);
     command
 }
 
@@ -66,11 +81,24 @@ pub(crate) fn probe() -> Result<Vec<u8>> {
 /// Builds the image and returns its file; beside it are the same compressed (`.gz`), the symbols (`.syms`) and the
 /// linker's output for debuggers (`.elf`). `messages` takes cargo's messages.
 pub(crate) fn build(profile: Profile, messages: Stdio) -> Result<PathBuf> {
-    let linked = link("radon", "radon", profile, messages)?;
-    let elf = fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?;
+    let linked = link(bare_metal_cargo("build"), "radon", "radon", profile, messages)?;
+    store(&linked, &host::output())
+}
+
+/// Builds the image from sources in the folder `root`, in its folder `target`, with crates in cargo's folder `home`.
+pub(crate) fn build_at(root: &Path, home: &Path, messages: Stdio) -> Result<PathBuf> {
+    let target = root.join("target");
+    let mut command = bare_metal_cargo_at(root, Some(home), "build");
+    command.env("CARGO_TARGET_DIR", &target).env("CARGO_HOME", home);
+    let linked = link(command, "radon", "radon", Profile::Release, messages)?;
+    store(&linked, &target.join("radon"))
+}
+
+/// Makes the files that are booted, and those for debuggers, from what was linked.
+fn store(linked: &Path, folder: &Path) -> Result<PathBuf> {
+    let elf = fs::read(linked).with_context(|| format!("cannot read {}", linked.display()))?;
     let image = image::convert(&elf).context("cannot make an image of the linker's output")?;
-    let folder = host::output();
-    fs::create_dir_all(&folder)?;
+    fs::create_dir_all(folder)?;
     let file = folder.join("radon");
     fs::write(&file, &image.file)?;
     fs::write(folder.join("radon.elf"), &elf)?;
@@ -83,7 +111,7 @@ pub(crate) fn build(profile: Profile, messages: Stdio) -> Result<PathBuf> {
 
 /// Builds the kernel that measures hypervisors and returns its file.
 pub(crate) fn guest(messages: Stdio) -> Result<PathBuf> {
-    link("radon-micro", "micro", Profile::Release, messages)
+    link(bare_metal_cargo("build"), "radon-micro", "micro", Profile::Release, messages)
 }
 
 /// Builds the kernel of small guests and returns its file.
@@ -92,9 +120,8 @@ pub(crate) fn tenant() -> Result<PathBuf> {
 }
 
 /// Builds a program for the bare machine and returns the linker's output.
-fn link(package: &str, binary: &str, profile: Profile, messages: Stdio) -> Result<PathBuf> {
+fn link(mut command: Command, package: &str, binary: &str, profile: Profile, messages: Stdio) -> Result<PathBuf> {
     ensure_target(TARGET)?;
-    let mut command = bare_metal_cargo("build");
     command.args(["--package", package, "--message-format=json-render-diagnostics"]);
     if profile == Profile::Release {
         command.arg("--release");

@@ -1,6 +1,7 @@
 //! The one developer tool: `cargo xtask build`, `run`, `test`, `bench` and what they need.
 
 mod acpi;
+mod audit;
 mod bench;
 mod bochs;
 mod build;
@@ -8,6 +9,7 @@ mod clocks;
 mod cpio;
 mod devices;
 mod extras;
+mod guide;
 mod host;
 mod image;
 mod initrd;
@@ -21,6 +23,7 @@ mod scenario;
 mod scenarios;
 mod serial;
 mod soak;
+mod source;
 mod test;
 
 use std::process::{ExitCode, Stdio};
@@ -52,6 +55,10 @@ enum Task {
     Soak(soak::Options),
     /// Compare Radon with Debian's Xen: instructions, sizes, memory
     Bench(bench::Options),
+    /// Look at the code: unsafe blocks, lines, licences, panics in the image, stack frames, reproducible builds
+    Audit(audit::Options),
+    /// Write the book's chapter that says what each source file is
+    Guide,
     /// Run every check; the last line is "N passed, N failed, N skipped"
     Test(test::Options),
 }
@@ -81,6 +88,8 @@ fn perform(task: Task) -> Result<bool> {
         Task::Run(options) => run::run(&options)?,
         Task::Soak(options) => return soak::soak(&options),
         Task::Bench(options) => return bench::bench(&options),
+        Task::Audit(options) => return audit::audit(&options),
+        Task::Guide => println!("{}", guide::write()?.display()),
         Task::Test(options) => return test::test(&options),
     }
     Ok(true)

@@ -108,6 +108,7 @@ fn checks(xen: bool) -> Vec<(String, Check)> {
         checks.push(("doc/bare-metal".to_owned(), doc));
         checks.extend(HOST_CRATES.iter().map(|name| (format!("host/{name}"), Check::HostTests(name))));
         checks.extend(ring0().map(|scenario| (scenario.name.to_owned(), Check::Ring0(Box::new(scenario)))));
+        checks.push(("audit/quick".to_owned(), command(host::cargo(), &["xtask", "audit", "--quick"], &[], &[])));
         checks.push(("bench/quick".to_owned(), command(host::cargo(), &["xtask", "bench", "--quick"], &[], &[])));
     }
     let scenarios = scenarios::all().into_iter().filter(|scenario| !xen || scenario.applies == Applies::Both);

@@ -32,18 +32,24 @@ impl GuestLines {
             return ended;
         }
         let at = self.slots.iter().position(|(id, _)| *id == guest).unwrap_or_else(|| {
-            if self.slots.is_full() {
-                ended.push(self.slots.remove(0));
+            if self.slots.is_full()
+                && let Some(oldest) = self.slots.pop_at(0)
+            {
+                _ = ended.try_push(oldest);
             }
-            self.slots.push((guest, Text::new()));
+            // There is room now.
+            _ = self.slots.try_push((guest, Text::new()));
             self.slots.len().saturating_sub(1)
         });
         if let Some((_, text)) = self.slots.get_mut(at) {
             if byte != b'\n' {
-                text.push(if byte == b'\t' || (0x20..0x7f).contains(&byte) { byte } else { b'?' });
+                // A line that is full has been printed.
+                _ = text.try_push(if byte == b'\t' || (0x20..0x7f).contains(&byte) { byte } else { b'?' });
             }
-            if byte == b'\n' || text.is_full() {
-                ended.push(self.slots.remove(at));
+            if (byte == b'\n' || text.is_full())
+                && let Some(line) = self.slots.pop_at(at)
+            {
+                _ = ended.try_push(line);
             }
         }
         ended

@@ -1,3 +1,5 @@
+//! The frame allocator: owners, counts, claims, and the buddy lists against a model.
+
 use super::*;
 use crate::testing::TestMemory;
 use alloc::boxed::Box;

@@ -60,7 +60,8 @@ impl<'a> Side<'a> {
             let (hv, last) = (caller.hv, side.pins.remaining_capacity() == 1);
             let granted = granter.grants.table.lock().pin(hv, &granter, gref, user, Purpose::Copy, write)?;
             user = granter.id;
-            side.pins.push((granter, gref));
+            // There is room: the step before the last one is the last that goes on.
+            _ = side.pins.try_push((granter, gref));
             match granted {
                 Granted::Frame { page, start, len } => {
                     (side.page, side.start, side.len) = (Some(page), start, len);

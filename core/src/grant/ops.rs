@@ -164,7 +164,8 @@ impl<'a> Unmapping<'a> {
         if self.done.is_full() {
             self.finish();
         }
-        self.done.push((handle, mapping));
+        // There is room now.
+        _ = self.done.try_push((handle, mapping));
         Ok(())
     }
 

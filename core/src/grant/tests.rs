@@ -1,3 +1,5 @@
+//! Grant operations between domains of the test machine.
+
 use super::*;
 use crate::frames::Order;
 use crate::hypercall::{Args, Outcome};

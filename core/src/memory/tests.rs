@@ -1,3 +1,5 @@
+//! Operations of `memory_op` on the test machine.
+
 use super::{Args, Errno, Outcome, abi, memory_op};
 use crate::frames::{Kind as FrameKind, Order};
 use crate::p2m::{Access, Entry, Kind};

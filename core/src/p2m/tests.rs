@@ -1,3 +1,5 @@
+//! The p2m: references, removal with a flush, and its pages of all sizes against a model.
+
 use super::*;
 use crate::frames::Placement;
 use crate::testing::{DOMAIN_FRAMES, TestHost};

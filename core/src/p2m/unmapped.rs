@@ -66,7 +66,8 @@ impl<'a> Unmapped<'a> {
         if self.runs.is_full() {
             self.flush();
         }
-        self.runs.push(Run { start, count, end });
+        // There is room now.
+        _ = self.runs.try_push(Run { start, count, end });
     }
 
     /// Flushes and puts what was collected so far. May be called under the p2m's lock.

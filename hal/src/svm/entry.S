@@ -1,4 +1,4 @@
-// svm_enter(regs: rdi, guest_vmcb: rsi, host_vmcb: rdx)
+// The way into a guest and back: svm_enter(regs: rdi, guest_vmcb: rsi, host_vmcb: rdx).
 //
 // Runs the guest once. GIF is clear from before the guest's state is loaded until the host's is back, so that no
 // interrupt or NMI meets the guest's FS, GS or TR. RFLAGS.IF is set at VMRUN: with virtual interrupt masking it is what

@@ -1,7 +1,5 @@
 //! The maps that tell the processor which ports and MSRs a guest may touch without an exit (APM volume 2, 15.10, 15.11).
 //! Filled before the first vCPU uses them, constant from then on.
-// Unsafe: allocates page-aligned memory that the processor reads.
-#![allow(unsafe_code)]
 
 use alloc::boxed::Box;
 use core::ops::RangeInclusive;

@@ -1,3 +1,5 @@
+//! The HPET: registers, timers in each mode, interrupts.
+
 use super::*;
 use crate::devices::test_board::TestBoard;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The PIT: each mode of its channels, and what is read back.
+
 use super::*;
 use crate::devices::test_board::TestBoard;
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Nested page tables: entries of all sizes, splitting, and what a walk of the processor sees.
+
 use super::*;
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -83,7 +83,8 @@ impl Device {
         if !self.decodes(backends) {
             return ArrayVec::new();
         }
-        self.bars.iter().filter_map(|b| Some((b.index, b.place(backends.pci, self.at)?))).collect()
+        // There are no more BARs than there is room for.
+        self.bars.iter().filter_map(|b| Some((b.index, b.place(backends.pci, self.at)?))).take(MAX_BARS).collect()
     }
 
     pub(super) fn read(&self, backends: &Backends<'_>, register: u16, width: Width) -> u32 {

@@ -375,7 +375,8 @@ impl VPci {
     /// Makes the function's BARs accessible to dom0 at these places, and no longer where they were.
     fn set_places(&mut self, backends: &Backends<'_>, at: Sbdf, places: &[(u8, Range<u64>)]) {
         let Some(device) = self.devices.get_mut(&at) else { return };
-        let new: ArrayVec<_, { bar::MAX_BARS }> = places.iter().map(|(_, range)| pages(range)).collect();
+        let new = places.iter().map(|(_, range)| pages(range)).take(bar::MAX_BARS);
+        let new: ArrayVec<_, { bar::MAX_BARS }> = new.collect();
         let old = core::mem::replace(&mut device.decoded, new.clone());
         let trapped = |device: &Device| device.msix.as_ref().and_then(msix::Msix::trapped);
         let old_trap = trapped(device);

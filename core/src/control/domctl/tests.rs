@@ -1,3 +1,5 @@
+//! Each domctl from the control domain on the test machine.
+
 use radon_abi::domctl as abi;
 use radon_abi::domctl::{Bitmap, CreateDomain, DomainInfo};
 use radon_abi::errno::Errno;

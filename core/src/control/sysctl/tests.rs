@@ -1,3 +1,5 @@
+//! Each sysctl from the control domain on the test machine.
+
 use radon_abi::domctl::{Bitmap, CpuidLeaf, DomainInfo};
 use radon_abi::errno::Errno;
 use radon_abi::sysctl as abi;

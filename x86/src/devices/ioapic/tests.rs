@@ -1,3 +1,5 @@
+//! The I/O APIC: pins in each mode, delivery, end of interrupt.
+
 use super::*;
 use alloc::format;
 use alloc::string::String;

@@ -1,3 +1,5 @@
+//! The real-time clock: the time it shows, alarms, periodic interrupts.
+
 use super::*;
 use crate::devices::test_board::TestBoard;
 use proptest::prelude::*;

@@ -115,7 +115,8 @@ pub(super) fn decode(input: &[u8], out: &mut [u8]) -> Result<(usize, usize), Unp
             let size = usize::from(be16(take(&mut rest, 2)?)).saturating_add(1);
             let from = take(&mut rest, size)?;
             let end = filled.saturating_add(size);
-            out.get_mut(filled..end).ok_or(UnpackError::TooLarge)?.copy_from_slice(from);
+            let to = out.get_mut(filled..end).ok_or(UnpackError::TooLarge)?;
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
             filled = end;
             continue;
         }
