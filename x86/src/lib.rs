@@ -37,8 +37,8 @@ pub mod pci;
 pub mod policy;
 pub mod ports;
 pub mod run;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod topology;
 pub mod tsc;
 pub mod vcpu;

@@ -1,5 +1,16 @@
 //! For host tests: a machine that makes processors of plain data and notes what is asked of it.
 
+#![cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "other crates use a part of what the tests here need"
+    )
+)]
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -19,14 +30,19 @@ use crate::virt::{Control, Event, Exit, Regs, Segment, SegmentName, SwitchedMsr,
 pub(crate) const TSC: u64 = 1_000_000;
 
 /// A host with dom0 and the x86 factory.
-pub(crate) fn host() -> TestHost {
-    let mut host = TestHost::new(4096, 2);
+pub fn host() -> TestHost {
+    host_with(4096)
+}
+
+/// The same with this many frames of memory.
+pub fn host_with(frames: u64) -> TestHost {
+    let mut host = TestHost::new(frames, 2);
     let parts = Parts {
         machine: Box::leak(Box::new(Zen::default())),
         xcr0: 7,
         largest: Order::LARGE,
         machine_address_bits: 40,
-        total_frames: 4096,
+        total_frames: frames,
         tsc_khz: 1_000_000,
     };
     host.hv.control.set_factory(Box::new(X86Factory::new(parts)));

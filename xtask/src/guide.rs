@@ -115,4 +115,38 @@ mod tests {
         let book = fs::read_to_string(place()).unwrap_or_default();
         assert!(book == render(&files), "book/src/source-guide.md is stale: cargo xtask guide");
     }
+
+    fn page(name: &str) -> String {
+        fs::read_to_string(host::root().join("book/src").join(name)).unwrap()
+    }
+
+    /// What is between backticks.
+    fn quoted(text: &str) -> impl Iterator<Item = &str> {
+        text.split('`').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn places_that_the_table_for_users_of_xen_names_exist() {
+        let page = page("from-xen.md");
+        let (_, table) = page.split_once("| in Xen | in Radon |").unwrap();
+        let cells = table.lines().filter_map(|line| line.trim_end_matches(" |").rsplit_once(" | "));
+        let places: Vec<&str> = cells.flat_map(|(_, radon)| quoted(radon)).filter(|name| name.contains('/')).collect();
+        assert!(places.len() > 40, "{places:?}");
+        for place in places {
+            assert!(host::root().join(place).exists(), "{place} is not there");
+        }
+    }
+
+    #[test]
+    fn the_soundness_chapter_has_all_modules_of_hal() {
+        let page = page("soundness.md");
+        let (_, table) = page.split_once("## Module by module").unwrap();
+        let rows: String = table.lines().filter_map(|line| line.strip_prefix("| ")?.split('|').next()).collect();
+        let named: Vec<&str> = quoted(&rows).collect();
+        let root = fs::read_to_string(host::root().join("hal/src/lib.rs")).unwrap();
+        let modules = root.lines().filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod "));
+        for module in modules.map(|name| name.trim_end_matches(';')) {
+            assert!(named.contains(&module), "hal::{module} is not in the soundness chapter");
+        }
+    }
 }

@@ -91,6 +91,9 @@ pub(crate) const QEMU: &[Tool] = &[
 /// To unpack Debian packages into `.cache`.
 pub(crate) const UNPACK: &[Tool] = &[tool("dpkg-deb", "dpkg", "unpacking packages")];
 
+/// To build the fuzzing engine, which is C++.
+pub(crate) const COMPILER: &[Tool] = &[tool("c++", "g++", "building the fuzzing engine")];
+
 /// To make and boot GRUB images.
 pub(crate) const GRUB: &[Tool] = &[
     tool("grub-mkrescue", "grub-common", "making a bootable image"),

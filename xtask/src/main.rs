@@ -9,6 +9,7 @@ mod clocks;
 mod cpio;
 mod devices;
 mod extras;
+mod fuzz;
 mod guide;
 mod host;
 mod image;
@@ -57,6 +58,8 @@ enum Task {
     Bench(bench::Options),
     /// Look at the code: unsafe blocks, lines, licences, panics in the image, stack frames, reproducible builds
     Audit(audit::Options),
+    /// Look for inputs that break a parser, the emulator or a hypercall
+    Fuzz(fuzz::Options),
     /// Write the book's chapter that says what each source file is
     Guide,
     /// Run every check; the last line is "N passed, N failed, N skipped"
@@ -89,6 +92,7 @@ fn perform(task: Task) -> Result<bool> {
         Task::Soak(options) => return soak::soak(&options),
         Task::Bench(options) => return bench::bench(&options),
         Task::Audit(options) => return audit::audit(&options),
+        Task::Fuzz(options) => return fuzz::fuzz(&options),
         Task::Guide => println!("{}", guide::write()?.display()),
         Task::Test(options) => return test::test(&options),
     }

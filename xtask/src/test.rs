@@ -18,7 +18,7 @@ use crate::{build, host, packages, run, scenarios};
 /// Lines of a failing test's log that are shown.
 const TAIL: usize = 40;
 /// Crates that are tested on the host.
-const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "radon-probe", "xtask"];
+const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "radon-probe", "radon-fuzz", "xtask"];
 /// Crates that are built for the bare machine only.
 const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-micro", "radon-tenant"];
 
@@ -109,6 +109,7 @@ fn checks(xen: bool) -> Vec<(String, Check)> {
         checks.extend(HOST_CRATES.iter().map(|name| (format!("host/{name}"), Check::HostTests(name))));
         checks.extend(ring0().map(|scenario| (scenario.name.to_owned(), Check::Ring0(Box::new(scenario)))));
         checks.push(("audit/quick".to_owned(), command(host::cargo(), &["xtask", "audit", "--quick"], &[], &[])));
+        checks.push(("fuzz/quick".to_owned(), command(host::cargo(), &["xtask", "fuzz", "--quick"], &[], &[])));
         checks.push(("bench/quick".to_owned(), command(host::cargo(), &["xtask", "bench", "--quick"], &[], &[])));
     }
     let scenarios = scenarios::all().into_iter().filter(|scenario| !xen || scenario.applies == Applies::Both);

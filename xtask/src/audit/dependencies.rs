@@ -19,6 +19,7 @@ const REASONS: &[(&str, &str)] = &[
     ("iced-x86", "an independent instruction decoder: oracle of our own one in tests; audit: reads the image's code"),
     ("indicatif", "xtask: progress"),
     ("libc", "guests/probe: system calls of Linux"),
+    ("libfuzzer-sys", "fuzz: the engine"),
     ("log", "the interface that log messages go through"),
     ("lz4_flex", "kernels packed with LZ4"),
     ("miniz_oxide", "kernels packed with gzip"),
