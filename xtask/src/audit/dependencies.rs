@@ -46,6 +46,7 @@ const LICENCES: &[&str] = &[
     "Unicode-3.0",
     "Unlicense",
     "CC0-1.0",
+    "NCSA",
 ];
 
 /// A crate from the registry.
@@ -130,7 +131,7 @@ fn allowed(licence: &str) -> Result<(), String> {
 
 /// All crates from elsewhere that the project uses, those of the image first.
 pub(super) fn packages() -> Result<Vec<Package>> {
-    let all = metadata(&[])?;
+    let all = metadata(&["--all-features"])?;
     let bare = metadata(&["--filter-platform", build::TARGET])?;
     let image = reachable(&bare, "radon", false);
     let building = reachable(&bare, "radon", true);
