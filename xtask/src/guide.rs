@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("radon", "the bootable image: wires the layers together"),
     ("guests/micro", "a test guest that measures hypervisors"),
     ("guests/probe", "the program that tests run inside dom0 and guests"),
+    ("guests/tenant", "a test guest of which there may be many"),
     ("fuzz", "fuzz targets"),
     ("xtask", "the developer tool, and the scripts that emulated machines run"),
 ];

@@ -1,3 +1,5 @@
+//! Trace buffers and their operations on the test machine.
+
 use alloc::vec::Vec;
 
 use proptest::prelude::*;
