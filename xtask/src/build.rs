@@ -116,7 +116,7 @@ pub(crate) fn guest(messages: Stdio) -> Result<PathBuf> {
 
 /// Builds the kernel of small guests and returns its file.
 pub(crate) fn tenant() -> Result<PathBuf> {
-    link("radon-tenant", "tenant", Profile::Release, Stdio::inherit())
+    link(bare_metal_cargo("build"), "radon-tenant", "tenant", Profile::Release, Stdio::inherit())
 }
 
 /// Builds a program for the bare machine and returns the linker's output.
