@@ -136,6 +136,9 @@ impl Control {
                 self.dead.fetch_sub(1, Ordering::AcqRel);
                 // Until now somebody might have written there: the clock, an event.
                 hv.frames.release(domain.shared_info, 1);
+                // Another CPU may have been about to promise it memory when it was destroyed. Ending that cannot fail.
+                let _ = hv.frames.claim(domain.id, 0);
+                let _ = hv.frames.set_reserve(domain.id, 0);
                 self.graves.lock().push(domain);
             }
         }

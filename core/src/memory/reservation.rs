@@ -237,8 +237,8 @@ pub(super) fn maximum_gpfn(caller: &Caller<'_>, args: Args) -> OpResult {
 /// `XENMEM_claim_pages`: promises a domain memory that it has yet to allocate.
 ///
 /// # Errors
-/// `EFAULT`. `EINVAL`: fields that must be zero are not, or see [`crate::frames::FrameAllocator::claim`], as for
-/// `ENOMEM`. `ESRCH`. `EPERM`: the caller is not privileged.
+/// `EFAULT`. `EINVAL`: fields that must be zero are not, the domain is dying, or see
+/// [`crate::frames::FrameAllocator::claim`], as for `ENOMEM`. `ESRCH`. `EPERM`: the caller is not privileged.
 pub(super) fn claim(caller: &Caller<'_>, args: Args) -> OpResult {
     let request: abi::MemoryReservation = caller.read(args.handle(1))?;
     if request.extent_start != 0 || request.extent_order != 0 || request.mem_flags != 0 {
@@ -246,6 +246,9 @@ pub(super) fn claim(caller: &Caller<'_>, args: Args) -> OpResult {
     }
     let domain = caller.target(request.domid)?;
     caller.privileged()?;
+    if domain.control.is_dying() {
+        return Err(Errno::EINVAL);
+    }
     caller.hv.frames.claim(domain.id, request.nr_extents)?;
     SUCCESS
 }

@@ -291,9 +291,12 @@ impl P2m {
     /// other.
     ///
     /// # Errors
-    /// `ENOMEM`: what was set aside for the domain is used up, or there is no table page.
+    /// `ENOMEM`: what was set aside for the domain is used up, or there is no table page. `EINVAL`: the domain is dying.
     pub fn populate(&self, hv: &Hypervisor, gfn: Gfn) -> Result<(), Errno> {
-        let _state = self.state.lock();
+        let state = self.state.lock();
+        if state.closed {
+            return Err(Errno::EINVAL);
+        }
         let found = self.query(hv, gfn);
         if found.entry.kind != Kind::OnDemand {
             // Another CPU was faster.

@@ -4,6 +4,7 @@ use radon_abi::domctl as abi;
 use radon_abi::domctl::{Bitmap, CreateDomain, DomainInfo};
 use radon_abi::errno::Errno;
 use radon_abi::event_channel as evtchn_abi;
+use radon_abi::memory::{MemoryReservation, XENMEM_CLAIM_PAGES};
 
 use super::*;
 use crate::control::testing::{AT, BUFFER, domctl_op, host, policy};
@@ -293,6 +294,33 @@ fn frames_are_told_apart() {
         let want = if n % 128 < 64 { 0 } else { none };
         assert_eq!(caller.read_at::<u64>(GuestVirtAddr(BUFFER), n).unwrap(), want, "{n}");
     }
+}
+
+#[test]
+fn a_dying_domain_is_promised_nothing() {
+    let mut host = host();
+    let other = host.add_domain(1);
+    let id = built(&host);
+    let claim = |nr_extents| {
+        let caller = host.caller(DOM0, 0);
+        let request = MemoryReservation { nr_extents, domid: id, ..Default::default() };
+        caller.write(GuestVirtAddr(AT), &request).unwrap();
+        dispatch(&caller, radon_abi::hypercall::MEMORY_OP, Args([XENMEM_CLAIM_PAGES.into(), AT, 0, 0, 0, 0]))
+    };
+    let most = abi::MaxMem { max_memkb: 1024 };
+    assert_eq!(domctl_op(&host, abi::XEN_DOMCTL_MAX_MEM, id, &most).0, SUCCESS);
+    assert_eq!(claim(100), SUCCESS);
+    // Somebody has a frame of it, so it stays for a while.
+    let domain = host.hv.domains.get(DomainId(id)).unwrap();
+    let held = domain.p2m.get_page(&host.hv, Gfn(3), Access::Read).unwrap();
+    assert_eq!(domctl_op(&host, abi::XEN_DOMCTL_DESTROYDOMAIN, id, &0u64).0, SUCCESS);
+    assert_eq!((claim(90), host.hv.frames.claimed_frames()), (Err(Errno::EINVAL), 0));
+    // A promise that was under way meanwhile ends with the domain.
+    host.hv.frames.claim(DomainId(id), 90).unwrap();
+    drop((held, domain));
+    assert_eq!(domctl_op(&host, abi::XEN_DOMCTL_GETDOMAININFO, other.0, &abi::DomainInfo::default()).0, SUCCESS);
+    assert!(host.hv.domains.get(DomainId(id)).is_err());
+    assert_eq!(host.hv.frames.claimed_frames(), 0);
 }
 
 #[test]
