@@ -110,6 +110,11 @@ pub trait Platform: Send + Sync {
     /// domain identified by `tag`: CPUs in guest mode have left it once, and every CPU flushes before it enters a
     /// guest of that domain again. Takes no locks, so it may be called with any lock held.
     fn flush_guest_tlb(&self, tag: u64);
+    /// This CPU waits for what another one does; called over and over. No lock is held but that of the state of the vCPU
+    /// that runs here.
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
     /// The firmware's names of a CPU (`VCPUOP_get_physid`): APIC identifier in the lower half, ACPI identifier in the
     /// upper. `None` if that is not known.
     fn physical_id(&self, _cpu: CpuId) -> Option<u64> {

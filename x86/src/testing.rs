@@ -1,4 +1,11 @@
-//! For host tests: a machine that makes processors of plain data and notes what is asked of it.
+//! For host tests and the simulator: a machine that makes processors of plain data and notes what is asked of it.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    missing_docs,
+    reason = "what tests need; the hypervisor has nothing of it"
+)]
 
 #![cfg_attr(
     not(test),
@@ -27,7 +34,7 @@ use crate::machine::{DirectAccess, HostVector, Machine, MsiMessage, PinMode};
 use crate::virt::{Control, Event, Exit, Regs, Segment, SegmentName, SwitchedMsr, VirtualCpu};
 
 /// Where the machine's time stamp counter stands.
-pub(crate) const TSC: u64 = 1_000_000;
+pub const TSC: u64 = 1_000_000;
 
 /// A host with dom0 and the x86 factory.
 pub fn host() -> TestHost {
@@ -52,7 +59,7 @@ pub fn host_with(frames: u64) -> TestHost {
 
 /// What the machine was made to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Done {
+pub enum Done {
     /// A port was read: number, size.
     In(u16, u8),
     /// A port was written: number, size, value.
@@ -67,8 +74,8 @@ pub(crate) enum Done {
 
 /// The machine: a made-up Zen processor.
 #[derive(Default)]
-pub(crate) struct Zen {
-    pub(crate) done: Mutex<Vec<Done>>,
+pub struct Zen {
+    pub done: Mutex<Vec<Done>>,
 }
 
 impl Zen {
@@ -86,7 +93,7 @@ impl HostCpuid for HostOf {
 }
 
 /// The CPUID policy of a domain on that machine, whose hypervisor switches the components `xcr0`.
-pub(crate) fn policy(machine: &'static Zen, kind: Kind, xcr0: u64) -> CpuidPolicy {
+pub fn policy(machine: &'static Zen, kind: Kind, xcr0: u64) -> CpuidPolicy {
     let xen = XenLeaves { version: 0x0004_0011, hvm_flags: 0, domain: 1, machine_address_bits: 40 };
     CpuidPolicy::new(&HostOf(machine), kind, xcr0, 2, xen)
 }
@@ -153,25 +160,35 @@ impl Machine for Zen {
 
 /// What a virtual CPU was asked for that does not show in its registers.
 #[derive(Default)]
-pub(crate) struct Asked {
+pub struct Asked {
     /// Interrupt windows, by priority.
-    pub(crate) windows: Vec<u8>,
-    pub(crate) nmi_windows: u32,
+    pub windows: Vec<u8>,
+    pub nmi_windows: u32,
     /// Watches on the task priority.
-    pub(crate) watches: u32,
-    pub(crate) spec_ctrl: Option<u64>,
-    pub(crate) flushes: u32,
+    pub watches: u32,
+    pub spec_ctrl: Option<u64>,
+    pub flushes: u32,
+}
+
+/// What a virtual CPU does when it runs.
+pub trait Script: Sync {
+    /// The guest runs with these registers and stops for this reason, `event` having been delivered to it.
+    fn run(&self, regs: &mut Regs, event: Option<Event>) -> Exit;
 }
 
 /// A virtual CPU that only remembers.
 #[derive(Default)]
-pub(crate) struct PlainCpu {
+pub struct PlainCpu {
     /// What a test looks at.
-    pub(crate) asked: Arc<Mutex<Asked>>,
+    pub asked: Arc<Mutex<Asked>>,
     /// What it does when it runs.
-    pub(crate) exits: alloc::collections::VecDeque<Exit>,
-    pub(crate) takes_nmi: bool,
-    pub(crate) takes_interrupt: bool,
+    pub exits: alloc::collections::VecDeque<Exit>,
+    /// What it does when it runs, in place of [`PlainCpu::exits`]. It then tells the length of instructions: 3.
+    pub script: Option<&'static dyn Script>,
+    /// The bytes of the instruction that is executed in software next.
+    pub bytes: Vec<u8>,
+    pub takes_nmi: bool,
+    pub takes_interrupt: bool,
     regs: Regs,
     control: Control,
     segments: [Segment; 10],
@@ -185,10 +202,20 @@ pub(crate) struct PlainCpu {
     event: Option<Event>,
 }
 
+impl PlainCpu {
+    /// Gives it extended state of this many bytes.
+    pub fn extended(&mut self, bytes: usize) {
+        self.area = alloc::vec![0; bytes];
+    }
+}
+
 impl VirtualCpu for PlainCpu {
     fn run(&mut self) -> Exit {
         // What was to be delivered has been.
-        self.event = None;
+        let event = self.event.take();
+        if let Some(script) = self.script {
+            return script.run(&mut self.regs, event);
+        }
         self.exits.pop_front().unwrap_or(Exit::Halt)
     }
     fn regs(&self) -> &Regs {
@@ -198,10 +225,10 @@ impl VirtualCpu for PlainCpu {
         &mut self.regs
     }
     fn next_rip(&self) -> Option<u64> {
-        None
+        self.script.map(|_| self.regs.rip.wrapping_add(3))
     }
     fn instruction_bytes(&self) -> &[u8] {
-        &[]
+        &self.bytes
     }
     fn control(&self) -> Control {
         self.control
@@ -307,6 +334,8 @@ impl VirtualCpu for PlainCpu {
         self.area = kept.area;
         self.asked = kept.asked;
         self.exits = kept.exits;
+        (self.script, self.bytes) = (kept.script, kept.bytes);
+        (self.takes_nmi, self.takes_interrupt) = (kept.takes_nmi, kept.takes_interrupt);
         self.xcr0 = 1;
         self.tsc_offset = kept.tsc_offset;
         self.tsc_trapped = kept.tsc_trapped;

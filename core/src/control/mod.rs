@@ -114,6 +114,12 @@ impl Control {
         (!self.busy.swap(true, Ordering::Acquire)).then_some(Busy(self))
     }
 
+    /// Whether page tables of domains that are gone wait to be freed, for audits.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn has_graves(&self) -> bool {
+        !self.graves.lock().is_empty()
+    }
+
     /// A domain of the list is dead from now on.
     fn died(&self) {
         self.dead.fetch_add(1, Ordering::AcqRel);

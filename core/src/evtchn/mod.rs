@@ -20,6 +20,8 @@
 mod bind;
 mod channel;
 mod fifo;
+#[cfg(any(test, feature = "testing"))]
+mod inspect;
 mod ops;
 mod pin;
 mod table;

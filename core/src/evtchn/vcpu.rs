@@ -32,7 +32,7 @@ pub struct VcpuEvents {
     /// Machine address of its `vcpu_info`, or [`NOWHERE`].
     info: AtomicU64,
     /// The frame that `info` is in, once the guest has registered one.
-    registered: Lock<Option<Pin>>,
+    pub(super) registered: Lock<Option<Pin>>,
     /// The port each VIRQ of this vCPU is bound to; 0: none. Global VIRQs are in vCPU 0's. Changes under the domain's
     /// table lock.
     pub(super) virqs: [AtomicU32; NR_VIRQS as usize],

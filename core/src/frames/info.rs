@@ -96,6 +96,14 @@ impl State {
         }
     }
 
+    /// What it is used for. A frame of a free block that is not its first may have the kind of its last use still.
+    pub(super) const fn used_as(self) -> Kind {
+        match self.kind() {
+            Kind::Domain | Kind::Special if self.count() == 0 => Kind::Tail,
+            kind => kind,
+        }
+    }
+
     pub(super) const fn owner(self) -> DomainId {
         DomainId((self.0 >> OWNER_SHIFT) as u16)
     }
@@ -147,6 +155,13 @@ impl FrameInfo {
     #[must_use]
     pub const fn absent() -> FrameInfo {
         FrameInfo { state: AtomicU64::new(0), link: AtomicU64::new(0) }
+    }
+
+    /// Makes it that of a frame that does not exist, once the allocator that had it is gone: for tests that make many
+    /// machines one after the other.
+    pub fn clear(&self) {
+        self.state.store(0, Ordering::Relaxed);
+        self.link.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn load(&self) -> State {

@@ -112,6 +112,9 @@ pub struct FrameAllocator {
     table: Table,
     heap: Lock<Heap>,
     accounts: Accounts,
+    /// How many more blocks may be taken before all are refused.
+    #[cfg(feature = "testing")]
+    lucky: core::sync::atomic::AtomicU64,
 }
 
 impl FrameAllocator {
@@ -124,7 +127,32 @@ impl FrameAllocator {
             table: Table { infos, base: base.0 },
             heap: Lock::new(Rank::Frames, Heap::new(nodes)),
             accounts: Accounts::new(),
+            #[cfg(feature = "testing")]
+            lucky: core::sync::atomic::AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// After this many more allocations all are refused with `ENOMEM`, until this is set anew. Returns how many were
+    /// left.
+    #[cfg(feature = "testing")]
+    pub fn fail_after(&self, allocations: u64) -> u64 {
+        self.lucky.swap(allocations, Ordering::Relaxed)
+    }
+
+    /// Counts an allocation that is about to be made.
+    ///
+    /// # Errors
+    /// `ENOMEM`: it is to fail.
+    fn allow_allocation(&self) -> Result<(), Errno> {
+        #[cfg(feature = "testing")]
+        self.lucky
+            .fetch_update(
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+                |n| if n == u64::MAX { Some(n) } else { n.checked_sub(1) },
+            )
+            .map_err(|_| Errno::ENOMEM)?;
+        Ok(())
     }
 
     /// Adds RAM that nobody uses. Frame 0, frames outside the table and frames that are known already are left out.
@@ -211,10 +239,31 @@ impl FrameAllocator {
         self.accounts.get(domain)
     }
 
+    /// All that is known of a frame, for audits.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn inspect(&self, mfn: Mfn) -> FrameView {
+        let state = self.table.get(mfn).map_or(State::new(Kind::Absent, NodeId(0)), FrameInfo::load);
+        FrameView {
+            kind: state.used_as(),
+            owner: state.owner(),
+            count: state.count(),
+            order: state.order(),
+            owned: state.owned(),
+            parked: state.parked(),
+        }
+    }
+
+    /// Frames that are free, promised, and set aside, whatever the promises, for audits.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn totals(&self) -> (u64, u64, u64) {
+        let heap = self.heap.lock();
+        (heap.free(), heap.claimed, heap.reserved)
+    }
+
     /// What a frame is used for.
     #[must_use]
     pub fn kind(&self, mfn: Mfn) -> Kind {
-        self.table.get(mfn).map_or(Kind::Absent, |i| i.load().kind())
+        self.table.get(mfn).map_or(Kind::Absent, |i| i.load().used_as())
     }
 
     /// Who owns a frame, if a domain does.
@@ -398,6 +447,7 @@ impl FrameAllocator {
     /// `EBUSY`: not all of them are free; nothing was done. `ENOMEM`: they are promised to others.
     pub fn take_range(&self, owner: DomainId, start: Mfn, count: u64) -> Result<OwnedFrames<'_>, Errno> {
         let account = self.account(owner);
+        self.allow_allocation()?;
         let mut heap = self.heap.lock();
         if !within_claims(&heap, count, Promise::Claim(account)) {
             return Err(Errno::ENOMEM);
@@ -609,6 +659,7 @@ impl FrameAllocator {
         if order > Order::MAX {
             return Err(Errno::ENOMEM);
         }
+        self.allow_allocation()?;
         let mut heap = self.heap.lock();
         if !within_claims(&heap, order.frames(), promise) {
             return Err(Errno::ENOMEM);
@@ -638,6 +689,18 @@ impl FrameAllocator {
         }
         OwnedFrames { frames: self, owner, start, count }
     }
+}
+
+/// All that is known of a frame.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct FrameView {
+    pub(crate) kind: Kind,
+    pub(crate) owner: DomainId,
+    pub(crate) count: u64,
+    pub(crate) order: u32,
+    pub(crate) owned: bool,
+    pub(crate) parked: bool,
 }
 
 /// The promise that an allocation redeems.

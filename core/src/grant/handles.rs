@@ -113,6 +113,15 @@ impl Handles {
         }
     }
 
+    /// The mapping of a handle, for audits.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn used(&self, handle: u32) -> Option<&Mapping> {
+        match self.chunks.get((handle / CHUNK) as usize)?.get((handle % CHUNK) as usize)? {
+            Slot::Used(mapping) => Some(mapping),
+            _ => None,
+        }
+    }
+
     /// A handle in use at or after `from`.
     pub(super) fn next_used(&self, from: u32) -> Option<u32> {
         let total = u32::try_from(self.chunks.len()).ok()?.checked_mul(CHUNK)?;

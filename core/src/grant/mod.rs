@@ -17,6 +17,8 @@
 
 mod copy;
 mod handles;
+#[cfg(any(test, feature = "testing"))]
+mod inspect;
 mod ops;
 mod table;
 #[cfg(test)]
@@ -33,6 +35,8 @@ use crate::hypervisor::Hypervisor;
 use crate::sync::{Lock, Rank};
 use crate::types::DomainId;
 use handles::Handles;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use inspect::Pinned;
 pub use ops::{GRANT_TABLE_OPS, grant_table_op};
 use table::Table;
 

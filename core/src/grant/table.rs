@@ -207,6 +207,20 @@ impl Table {
         &self.shared
     }
 
+    /// All frames of the table, for audits.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn all_frames(&self) -> Vec<Mfn> {
+        self.shared.iter().chain(&self.status).copied().collect()
+    }
+
+    /// The entries in use, for audits.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn all_pinned(&self) -> Vec<super::Pinned> {
+        let all = self.active.iter().flatten().zip(0u32..);
+        let pinned = all.filter(|(a, _)| a.pinned());
+        pinned.map(|(a, gref)| super::Pinned { gref, user: a.user, readers: a.readers, writers: a.writers }).collect()
+    }
+
     const fn entry_size(&self) -> u64 {
         match self.version {
             Version::One => abi::GRANT_ENTRY_V1_SIZE,

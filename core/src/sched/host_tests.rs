@@ -172,7 +172,7 @@ fn pauses_count_and_wait_for_the_cpu() {
     hv.scheduler.pause(hv, v0);
     assert!(v0.sched.unit.loaded_on().is_some(), "not off before the CPU gets to it");
     assert_eq!(a.turn(), None);
-    assert_eq!(hv.scheduler.wait_until_off(v0, v1), Ok(()));
+    assert_eq!(hv.scheduler.wait_until_off(hv, v0, v1), Ok(()));
     hv.scheduler.unpause(hv, v0);
     assert_eq!(a.turn(), None);
     hv.scheduler.unpause(hv, v0);

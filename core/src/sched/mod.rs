@@ -330,7 +330,7 @@ impl Scheduler {
     /// As [`Scheduler::wait_until_off`]; the vCPU is then not paused.
     pub fn pause_sync(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>, caller: &Vcpu) -> Result<(), Errno> {
         self.pause(hv, vcpu);
-        self.wait_until_off(vcpu, caller).inspect_err(|_| self.unpause(hv, vcpu))
+        self.wait_until_off(hv, vcpu, caller).inspect_err(|_| self.unpause(hv, vcpu))
     }
 
     /// Pauses all vCPUs of a domain until [`Scheduler::unpause_domain`]; pauses count.
@@ -349,7 +349,7 @@ impl Scheduler {
     /// As [`Scheduler::wait_until_off`]; the domain is then not paused.
     pub fn pause_domain_sync(&self, hv: &Hypervisor, domain: &Domain, caller: &Vcpu) -> Result<(), Errno> {
         self.pause_domain(hv, &domain.sched);
-        let off = domain.vcpus().iter().try_for_each(|v| self.wait_until_off(v, caller));
+        let off = domain.vcpus().iter().try_for_each(|v| self.wait_until_off(hv, v, caller));
         off.inspect_err(|_| {
             self.unpause_domain(hv, &domain.sched);
         })
@@ -373,7 +373,7 @@ impl Scheduler {
     ///
     /// # Errors
     /// `EAGAIN`: given up. The caller backs out and lets its vCPU try again.
-    pub fn wait_until_off(&self, vcpu: &Arc<Vcpu>, caller: &Vcpu) -> Result<(), Errno> {
+    pub fn wait_until_off(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>, caller: &Vcpu) -> Result<(), Errno> {
         let unit = &vcpu.sched.unit;
         if core::ptr::eq(Arc::as_ptr(vcpu), caller) {
             return Ok(());
@@ -386,7 +386,7 @@ impl Scheduler {
                 // Somebody else took the pause back: nothing to wait for.
                 return Err(Errno::EAGAIN);
             }
-            core::hint::spin_loop();
+            hv.platform.relax();
         }
         Ok(())
     }

@@ -174,7 +174,7 @@ impl Scheduler {
             if cpu == hv.platform.this_cpu() || !caller.sched.unit.is_runnable() {
                 return Err(Errno::EAGAIN);
             }
-            core::hint::spin_loop();
+            hv.platform.relax();
         }
         flags.pool.store(NO_POOL, Ordering::SeqCst);
         Ok(())

@@ -1,6 +1,8 @@
 //! A machine made of plain data, for host tests and the simulator: memory is a vector of atomic words, time is a number
 //! that the test advances, kicks are counted. [`TestHost`] is a whole hypervisor with domains on it.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod audit;
 mod host;
 #[cfg(test)]
 mod order;
@@ -37,6 +39,11 @@ impl TestMemory {
         TestMemory { words, before_change: spin::once::Once::new() }
     }
 
+    /// Zeroes all of it.
+    pub fn clear(&self) {
+        self.words.iter().for_each(|w| w.store(0, Ordering::Relaxed));
+    }
+
     fn word(&self, at: MachineAddr) -> Option<&AtomicU64> {
         self.words.get(usize::try_from(at.0 / 8).ok()?)
     }
@@ -66,29 +73,56 @@ impl TestMemory {
 
 impl PhysMemory for TestMemory {
     fn read(&self, from: MachineAddr, to: &mut [u8]) {
-        for (n, byte) in to.iter_mut().enumerate() {
-            let at = from.0.wrapping_add(n as u64);
-            let word = self.word(MachineAddr(at)).map_or(u64::MAX, |w| w.load(Ordering::SeqCst));
-            *byte = word.to_le_bytes().get((at % 8) as usize).copied().unwrap_or(0);
+        let mut at = from.0;
+        let mut to = to;
+        // Up to the end of a word each time.
+        while !to.is_empty() {
+            let word = self.word(MachineAddr(at)).map_or(u64::MAX, |w| w.load(Ordering::Acquire)).to_le_bytes();
+            let here = word.get((at % 8) as usize..).unwrap_or_default();
+            let (part, rest) = to.split_at_mut(here.len().min(to.len()));
+            for (byte, from) in part.iter_mut().zip(here) {
+                *byte = *from;
+            }
+            at = at.wrapping_add(part.len() as u64);
+            to = rest;
         }
     }
     fn write(&self, to: MachineAddr, from: &[u8]) {
-        for (n, &byte) in from.iter().enumerate() {
-            self.update(MachineAddr(to.0.wrapping_add(n as u64)), 1, |_| Some(u64::from(byte)));
+        let mut at = to.0;
+        let mut from = from;
+        while !from.is_empty() {
+            if at.is_multiple_of(8)
+                && let Some((word, rest)) = from.split_first_chunk::<8>()
+            {
+                if let Some(w) = self.word(MachineAddr(at)) {
+                    w.store(u64::from_le_bytes(*word), Ordering::Release);
+                }
+                at = at.wrapping_add(8);
+                from = rest;
+                continue;
+            }
+            let Some((&byte, rest)) = from.split_first() else { break };
+            self.update(MachineAddr(at), 1, |_| Some(u64::from(byte)));
+            at = at.wrapping_add(1);
+            from = rest;
         }
     }
     fn copy(&self, to: MachineAddr, from: MachineAddr, len: u64) {
-        for n in 0..len {
-            let mut byte = [0];
-            self.read(MachineAddr(from.0.wrapping_add(n)), &mut byte);
-            self.write(MachineAddr(to.0.wrapping_add(n)), &byte);
+        let mut buffer = [0u8; 64];
+        let mut done = 0;
+        while done < len {
+            let part = len.saturating_sub(done).min(buffer.len() as u64);
+            if let Some(bytes) = buffer.get_mut(..part as usize) {
+                self.read(MachineAddr(from.0.wrapping_add(done)), bytes);
+                self.write(MachineAddr(to.0.wrapping_add(done)), bytes);
+            }
+            done = done.saturating_add(part);
         }
     }
     fn zero_frame(&self, frame: Mfn) {
         let first = (frame.addr().0 / 8) as usize;
-        for word in self.words.iter().skip(first).take(PAGE_SIZE as usize / 8) {
-            word.store(0, Ordering::SeqCst);
-        }
+        let words = self.words.get(first..first.saturating_add(PAGE_SIZE as usize / 8));
+        words.unwrap_or_default().iter().for_each(|word| word.store(0, Ordering::Release));
     }
     fn load_u32(&self, at: MachineAddr) -> u32 {
         self.update(at, 4, |_| None) as u32
@@ -97,10 +131,12 @@ impl PhysMemory for TestMemory {
         self.update(at, 4, |_| Some(u64::from(value)));
     }
     fn load_u64(&self, at: MachineAddr) -> u64 {
-        self.update(at, 8, |_| None)
+        self.word(at).map_or(u64::MAX, |w| w.load(Ordering::Acquire))
     }
     fn store_u64(&self, at: MachineAddr, value: u64) {
-        self.update(at, 8, |_| Some(value));
+        if let Some(word) = self.word(at) {
+            word.store(value, Ordering::Release);
+        }
     }
     fn fetch_or_u8(&self, at: MachineAddr, bits: u8) -> u8 {
         self.change(at, 1, |v| Some(v | u64::from(bits))) as u8

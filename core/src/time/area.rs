@@ -77,6 +77,12 @@ impl Area {
         }
     }
 
+    /// The frames that are held for it, for audits.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn pins(&self) -> impl Iterator<Item = crate::types::Mfn> {
+        self.pieces.iter().map(|p| p.frame.mfn())
+    }
+
     /// Writes bytes at an offset; what lies outside is dropped.
     fn write(&self, hv: &Hypervisor, mut offset: usize, mut bytes: &[u8]) {
         for piece in &self.pieces {

@@ -111,6 +111,13 @@ impl VcpuTime {
         core::mem::replace(&mut self.areas.lock().runstate, area)
     }
 
+    /// The frames that are held for registered areas, for audits.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn pins(&self) -> alloc::vec::Vec<crate::types::Mfn> {
+        let areas = self.areas.lock();
+        [&areas.runstate, &areas.time].into_iter().flatten().flat_map(Area::pins).collect()
+    }
+
     /// As [`VcpuTime::set_runstate_area`], for the time information.
     pub(crate) fn set_time_area(&self, area: Option<Area>) -> Option<Area> {
         core::mem::replace(&mut self.areas.lock().time, area)

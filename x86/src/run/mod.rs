@@ -14,6 +14,7 @@ mod guest;
 mod interrupts;
 mod memory;
 mod msrs;
+mod step;
 #[cfg(test)]
 mod start_tests;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use radon_core::types::{CpuId, Nanoseconds};
 use radon_core::vcpu::Vcpu;
 
 pub use guest::GuestMemory;
+pub use step::Stepper;
 pub use walk_cache::WalkCache;
 
 use crate::domain::X86Domain;
