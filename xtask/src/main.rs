@@ -23,6 +23,7 @@ mod run;
 mod scenario;
 mod scenarios;
 mod serial;
+mod sim;
 mod soak;
 mod source;
 mod test;
@@ -54,6 +55,8 @@ enum Task {
     Run(Box<run::Options>),
     /// Run a long test of stability
     Soak(soak::Options),
+    /// Run core and x86 under a simulated machine, with everything from one seed
+    Sim(sim::Options),
     /// Compare Radon with Debian's Xen: instructions, sizes, memory
     Bench(bench::Options),
     /// Look at the code: unsafe blocks, lines, licences, panics in the image, stack frames, reproducible builds
@@ -89,6 +92,7 @@ fn perform(task: Task) -> Result<bool> {
             println!("Debian's kernel {} and Xen are in {}", debian.kernel_release, debian.root.display());
         }
         Task::Run(options) => run::run(&options)?,
+        Task::Sim(options) => return sim::sim(&options),
         Task::Soak(options) => return soak::soak(&options),
         Task::Bench(options) => return bench::bench(&options),
         Task::Audit(options) => return audit::audit(&options),

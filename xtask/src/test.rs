@@ -13,12 +13,12 @@ use crate::build::Profile;
 use crate::machine::Threads;
 use crate::packages::Debian;
 use crate::scenario::{Applies, Kernel, Outcome, Scenario};
-use crate::{build, host, packages, run, scenarios};
+use crate::{build, host, packages, run, scenarios, sim};
 
 /// Lines of a failing test's log that are shown.
 const TAIL: usize = 40;
 /// Crates that are tested on the host.
-const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "radon-probe", "radon-fuzz", "xtask"];
+const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "radon-sim", "radon-probe", "radon-fuzz", "xtask"];
 /// Crates that are built for the bare machine only.
 const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-micro", "radon-tenant"];
 
@@ -107,6 +107,8 @@ fn checks(xen: bool) -> Vec<(String, Check)> {
         let doc = command(build::bare_metal_cargo("doc"), &["--quiet", "--no-deps", PRIVATE], BARE_CRATES, &[]);
         checks.push(("doc/bare-metal".to_owned(), doc));
         checks.extend(HOST_CRATES.iter().map(|name| (format!("host/{name}"), Check::HostTests(name))));
+        let seeds = ["--seed", "1", "--runs", "40", "--steps", "50000"];
+        checks.push(("sim".to_owned(), Check::Command(sim::command(&seeds))));
         checks.extend(ring0().map(|scenario| (scenario.name.to_owned(), Check::Ring0(Box::new(scenario)))));
         checks.push(("audit/quick".to_owned(), command(host::cargo(), &["xtask", "audit", "--quick"], &[], &[])));
         checks.push(("fuzz/quick".to_owned(), command(host::cargo(), &["xtask", "fuzz", "--quick"], &[], &[])));
