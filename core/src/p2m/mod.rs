@@ -36,6 +36,8 @@
 
 pub mod dirty;
 mod guest_phys;
+#[cfg(test)]
+mod sizes_tests;
 mod table;
 #[cfg(test)]
 mod tests;
