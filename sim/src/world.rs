@@ -530,7 +530,8 @@ impl World {
             return Err(format!("domains are left: {:?}", left.collect::<Vec<_>>()));
         }
         for mfn in 0..hv.frames.end().0 {
-            if let Some(owner) = hv.frames.owner(radon_core::types::Mfn(mfn)).filter(|o| *o != shared::DOM0) {
+            let gone = |o: &DomainId| *o != shared::DOM0 && o.0 < radon_abi::xen::DOMID_FIRST_RESERVED;
+            if let Some(owner) = hv.frames.owner(radon_core::types::Mfn(mfn)).filter(gone) {
                 return Err(format!("frame {mfn:#x} is still {owner}'s, which is gone"));
             }
         }

@@ -18,6 +18,8 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use radon_abi::xen::DOMID_FIRST_RESERVED;
+
 use crate::domain::Domain;
 use crate::frames::Kind as FrameKind;
 use crate::hypervisor::Hypervisor;
@@ -248,7 +250,9 @@ fn check_frames(hv: &Hypervisor, all: &[Arc<Domain>], found: &[Found], totals: &
                 }
                 let special = view.kind == FrameKind::Special;
                 let at_home = found.home.is_some_and(|(owner, _)| owner == view.owner);
-                if special && (found.home.is_some() || view.owned != found.provided) {
+                // What has a reserved owner (trace buffers) is the machine's and stays.
+                let stays = view.owner.0 >= DOMID_FIRST_RESERVED;
+                if special && (found.home.is_some() || (view.owned != found.provided && !stays)) {
                     return wrong("provided by the hypervisor to nobody");
                 }
                 if !special && (at_home != (view.owned && !view.parked) || found.home.is_some() != at_home) {

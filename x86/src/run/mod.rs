@@ -14,9 +14,9 @@ mod guest;
 mod interrupts;
 mod memory;
 mod msrs;
-mod step;
 #[cfg(test)]
 mod start_tests;
+mod step;
 #[cfg(test)]
 mod tests;
 mod trace;
