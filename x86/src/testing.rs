@@ -6,7 +6,6 @@
     missing_docs,
     reason = "what tests need; the hypervisor has nothing of it"
 )]
-
 #![cfg_attr(
     not(test),
     allow(

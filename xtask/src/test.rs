@@ -18,7 +18,8 @@ use crate::{build, host, packages, run, scenarios, sim};
 /// Lines of a failing test's log that are shown.
 const TAIL: usize = 40;
 /// Crates that are tested on the host.
-const HOST_CRATES: &[&str] = &["radon-abi", "radon-core", "radon-x86", "radon-sim", "radon-probe", "radon-fuzz", "xtask"];
+const HOST_CRATES: &[&str] =
+    &["radon-abi", "radon-core", "radon-x86", "radon-sim", "radon-probe", "radon-fuzz", "xtask"];
 /// Crates that are built for the bare machine only.
 const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-micro", "radon-tenant"];
 
