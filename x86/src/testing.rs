@@ -6,16 +6,7 @@
     missing_docs,
     reason = "what tests need; the hypervisor has nothing of it"
 )]
-#![cfg_attr(
-    not(test),
-    allow(
-        dead_code,
-        clippy::panic,
-        clippy::indexing_slicing,
-        clippy::arithmetic_side_effects,
-        reason = "other crates use a part of what the tests here need"
-    )
-)]
+#![cfg_attr(not(test), allow(dead_code, clippy::panic, reason = "other crates use a part of what the tests here need"))]
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
