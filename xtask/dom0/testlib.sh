@@ -73,7 +73,7 @@ show_guest() {
 # starts NAME: creates the guest of /tmp/NAME.cfg, which runs no script, and waits for its shell.
 starts() {
     xl create -q "/tmp/$1.cfg" || fail "create $1"
-    guest_says "$1" "BusyBox shell" 120 || { show_guest "$1"; fail "$1 boots"; }
+    guest_says "$1" "BusyBox shell" 300 || { show_guest "$1"; fail "$1 boots"; }
 }
 
 # in_guest NAME COMMAND: types a command into the shell of a guest, prints what it says and returns its status. What the

@@ -5,7 +5,7 @@
 (cd / && echo usr/bin/probe | cpio -o -H newc >>/boot/guest.cpio 2>/dev/null)
 guest fpu "vcpus=2" "cmdline='console=hvc0 quiet radon.script=/etc/fpu.sh'"
 xl create -q /tmp/fpu.cfg || fail "create: $(xl list)"
-guest_says fpu "RADON-TEST: guest userspace up" 90 || { show_guest fpu; fail boot; }
+guest_says fpu "RADON-TEST: guest userspace up" 300 || { show_guest fpu; fail boot; }
 probe fpu 25 4 || { show_guest fpu; fail "dom0's floating point"; }
 ok "dom0's floating point"
 guest_says fpu "RADON-TEST: script exit" 120 || { show_guest fpu; fail "the guest does not end"; }
