@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("x86", "what an x86 guest sees; forbids unsafe code, tested on the host"),
     ("hal", "the mechanism, and the only unsafe code"),
     ("radon", "the bootable image: wires the layers together"),
+    ("guests/kernel", "what the test guests that are kernels share"),
     ("guests/micro", "a test guest that measures hypervisors"),
     ("guests/probe", "the program that tests run inside dom0 and guests"),
     ("guests/tenant", "a test guest of which there may be many"),

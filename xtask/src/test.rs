@@ -21,7 +21,7 @@ const TAIL: usize = 40;
 const HOST_CRATES: &[&str] =
     &["radon-abi", "radon-core", "radon-x86", "radon-sim", "radon-probe", "radon-fuzz", "xtask"];
 /// Crates that are built for the bare machine only.
-const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-micro", "radon-tenant"];
+const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-guest", "radon-micro", "radon-tenant"];
 
 /// The documentation is for those who work on Radon.
 const PRIVATE: &str = "--document-private-items";

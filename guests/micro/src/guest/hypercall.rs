@@ -1,28 +1,10 @@
-//! Hypercalls by VMMCALL, with arguments by value or a structure by address.
+//! Hypercalls that more than one measurement needs.
 
-use core::arch::asm;
 use core::ptr;
 
 use radon_abi::{event_channel, hvm, hypercall, memory, sysctl, xen};
+use radon_guest::hypercall::{call, operate};
 use zerocopy::{FromZeros, IntoBytes};
-
-/// A hypercall with up to four arguments.
-#[inline(always)]
-pub(crate) fn call(number: u32, arguments: [u64; 4]) -> i64 {
-    let result: i64;
-    let [a, b, c, d] = arguments;
-    // SAFETY: hypercalls that write memory are given the addresses of structures that their callers own.
-    unsafe {
-        asm!("vmmcall", inout("rax") u64::from(number) => result, inout("rdi") a => _, inout("rsi") b => _,
-            inout("rdx") c => _, inout("r10") d => _, options(nostack));
-    }
-    result
-}
-
-/// A hypercall with an operation's number and a structure that the hypervisor may write.
-pub(crate) fn operate<T>(number: u32, operation: u32, argument: &mut T) -> i64 {
-    call(number, [u64::from(operation), ptr::from_mut(argument) as u64, 0, 0])
-}
 
 /// Ends the machine with a message unless a hypercall succeeded.
 pub(crate) fn must(what: &str, result: i64) -> i64 {
@@ -34,13 +16,6 @@ pub(crate) fn must(what: &str, result: i64) -> i64 {
 pub(crate) fn set_parameter(index: u32, value: u64) {
     let mut parameter = hvm::HvmParam { domid: xen::DOMID_SELF, pad: 0, index, value };
     must("set_param", operate(hypercall::HVM_OP, hvm::HVMOP_SET_PARAM, &mut parameter));
-}
-
-/// Puts a frame of the hypervisor's at the page that `page` is.
-pub(crate) fn map_special(space: u32, page: *const u8) {
-    let gpfn = page as u64 / 4096;
-    let mut add = memory::AddToPhysmap { domid: xen::DOMID_SELF, size: 0, space, idx: 0, gpfn };
-    must("add_to_physmap", operate(hypercall::MEMORY_OP, memory::XENMEM_ADD_TO_PHYSMAP, &mut add));
 }
 
 /// An event channel from this vCPU to itself; returns the port to send on and the one that is notified.
@@ -72,7 +47,7 @@ pub(crate) fn memory() -> Memory {
     let mut request = sysctl::Sysctl::new_zeroed();
     request.as_mut_bytes()[..4].copy_from_slice(&sysctl::XEN_SYSCTL_PHYSINFO.to_le_bytes());
     request.as_mut_bytes()[4..8].copy_from_slice(&sysctl::XEN_SYSCTL_INTERFACE_VERSION.to_le_bytes());
-    must("physinfo", call(hypercall::SYSCTL, [ptr::from_mut(&mut request) as u64, 0, 0, 0]));
+    must("physinfo", call(hypercall::SYSCTL, [ptr::from_mut(&mut request) as u64]));
     let word = |at: usize| {
         let bytes = &request.as_bytes()[8 + at..8 + at + 8];
         bytes.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))

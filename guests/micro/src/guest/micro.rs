@@ -3,18 +3,20 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 use core::hint::black_box;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use radon_abi::event_channel::{self, BindVirq};
 use radon_abi::grant_table::{self, CopyPtr, GrantCopy, MapGrantRef, SetupTable, UnmapGrantRef};
 use radon_abi::memory::{self, MemoryReservation};
 use radon_abi::vcpu::SetSingleshotTimer;
-use radon_abi::{hvm, hypercall, sched, vcpu, xen};
+use radon_abi::{hvm, hypercall, vcpu, xen};
+use radon_guest::hypercall::{call, give_way, map_special, operate};
+use radon_guest::{Clock, Page, rdtsc};
 use zerocopy::FromZeros;
 
-use super::hypercall::{call, loopback, map_special, must, operate, set_parameter};
+use super::hypercall::{loopback, must, set_parameter};
 use super::port::{in32, out32, result};
-use super::{interrupts, is_asked, rdtsc, second};
+use super::{interrupts, is_asked, second};
 
 /// Operations of a batch, and batches.
 const BATCH: u64 = 32;
@@ -35,21 +37,6 @@ const APIC_VERSION: *const u32 = 0xfee0_0030 as *const u32;
 /// The first grant reference that is free for use.
 const REFERENCE: u32 = grant_table::GNTTAB_NR_RESERVED_ENTRIES;
 
-/// A page of memory.
-#[repr(C, align(4096))]
-struct Page([AtomicU64; 512]);
-
-impl Page {
-    const fn new() -> Page {
-        Page([const { AtomicU64::new(0) }; 512])
-    }
-
-    /// Its frame number.
-    fn gfn(&self) -> u64 {
-        self.0.as_ptr() as u64 / 4096
-    }
-}
-
 /// The upcall's entry clears its first byte, this vCPU's `evtchn_upcall_pending`: while that is set, Xen interrupts again.
 #[unsafe(no_mangle)]
 static SHARED_INFO: Page = Page::new();
@@ -65,7 +52,7 @@ pub(crate) fn run() {
     // While the local APIC is in memory: reading a register is a nested fault and an instruction to emulate.
     // SAFETY: a device register that is there until x2APIC mode is entered.
     measure("mmio_read", || _ = black_box(unsafe { APIC_VERSION.read_volatile() }));
-    map_special(memory::XENMAPSPACE_SHARED_INFO, SHARED_INFO.0.as_ptr().cast());
+    must("add_to_physmap", map_special(memory::XENMAPSPACE_SHARED_INFO, 0, &SHARED_INFO));
     set_parameter(
         hvm::HVM_PARAM_CALLBACK_IRQ,
         hvm::HVM_PARAM_CALLBACK_TYPE_VECTOR << 56 | u64::from(interrupts::UPCALL),
@@ -131,7 +118,7 @@ pub(crate) fn wrmsr(msr: u32, value: u64) {
 
 /// Instructions that leave guest mode, and the shortest hypercall.
 fn exits() {
-    measure("null_hypercall", || _ = must("xen_version", call(hypercall::XEN_VERSION, [0; 4])));
+    measure("null_hypercall", || _ = must("xen_version", call(hypercall::XEN_VERSION, [0; 2])));
     measure("cpuid", || _ = black_box(__cpuid(1)));
     measure("rdmsr_apic_base", || _ = black_box(rdmsr(APIC_BASE)));
     let base = rdmsr(APIC_BASE);
@@ -139,7 +126,7 @@ fn exits() {
     measure("port_read", || _ = black_box(in32(PCI_ADDRESS)));
     measure("port_write", || out32(PCI_ADDRESS, 0));
     measure("yield", || {
-        must("yield", call(hypercall::SCHED_OP, [u64::from(sched::SCHEDOP_YIELD), 0, 0, 0]));
+        must("yield", give_way());
     });
 }
 
@@ -212,54 +199,22 @@ fn events() {
     });
 }
 
-/// The clock that the hypervisor publishes: system time now, and the counter's value at a later system time.
-struct Clock {
-    tsc_base: u64,
-    system_time: u64,
-    multiplier: u64,
-    shift: i8,
-}
-
-impl Clock {
-    fn read() -> Clock {
-        let word = |n: usize| SHARED_INFO.0[(xen::vcpu_info::TIME / 8) as usize + n].load(Ordering::Relaxed);
-        Clock {
-            tsc_base: word(1),
-            system_time: word(2),
-            multiplier: word(3) & 0xffff_ffff,
-            shift: (word(3) >> 32) as i8,
-        }
-    }
-
-    fn now(&self) -> u64 {
-        let delta = rdtsc() - self.tsc_base;
-        let delta = if self.shift < 0 { delta >> -self.shift } else { delta << self.shift };
-        self.system_time + ((u128::from(delta) * u128::from(self.multiplier)) >> 32) as u64
-    }
-
-    fn tsc_at(&self, time: u64) -> u64 {
-        let delta = (u128::from(time - self.system_time) << 32) / u128::from(self.multiplier);
-        let delta = if self.shift < 0 { delta << -self.shift } else { delta >> self.shift };
-        self.tsc_base + delta as u64
-    }
-}
-
 /// The singleshot timer.
 fn timers() {
     let mut bind = BindVirq { virq: xen::VIRQ_TIMER, vcpu: 0, port: 0 };
     must("bind_virq", operate(hypercall::EVENT_CHANNEL_OP, event_channel::EVTCHNOP_BIND_VIRQ, &mut bind));
     let set = |at: u64| {
         let mut timer = SetSingleshotTimer { timeout_abs_ns: at, ..SetSingleshotTimer::new_zeroed() };
-        let arguments = [u64::from(vcpu::VCPUOP_SET_SINGLESHOT_TIMER), 0, &raw mut timer as u64, 0];
+        let arguments = [u64::from(vcpu::VCPUOP_SET_SINGLESHOT_TIMER), 0, &raw mut timer as u64];
         must("set_singleshot_timer", call(hypercall::VCPU_OP, arguments));
     };
-    let far = Clock::read().now() + 10_000_000_000;
+    let far = Clock::read(&SHARED_INFO).now() + 10_000_000_000;
     measure("timer_set", || set(far));
     // From the deadline to the handler: with the CPU at work, and out of HLT.
     for (name, idle) in [("timer_fire", false), ("timer_wake", true)] {
         let mut late = [0; BATCHES];
         for late in &mut late {
-            let clock = Clock::read();
+            let clock = Clock::read(&SHARED_INFO);
             let at = clock.now() + WAIT;
             let before = interrupts::count();
             set(at);
@@ -305,7 +260,7 @@ fn grants() {
     };
     grant_operation(grant_table::GNTTABOP_SETUP_TABLE, core::slice::from_mut(&mut setup));
     assert_eq!(setup.status, grant_table::GNTST_OKAY, "setup_table");
-    map_special(memory::XENMAPSPACE_GRANT_TABLE, GRANT_TABLE.0.as_ptr().cast());
+    must("add_to_physmap", map_special(memory::XENMAPSPACE_GRANT_TABLE, 0, &GRANT_TABLE));
     // An entry is flags, domain 0 and frame.
     let entry = u64::from(grant_table::GTF_PERMIT_ACCESS) | SOURCE.gfn() << 32;
     GRANT_TABLE.0[REFERENCE as usize].store(entry, Ordering::Release);
@@ -353,6 +308,6 @@ fn grants() {
 }
 
 fn grant_operation<T>(operation: u32, operations: &mut [T]) {
-    let arguments = [u64::from(operation), operations.as_mut_ptr() as u64, operations.len() as u64, 0];
+    let arguments = [u64::from(operation), operations.as_mut_ptr() as u64, operations.len() as u64];
     must("grant_table_op", call(hypercall::GRANT_TABLE_OP, arguments));
 }

@@ -1,4 +1,4 @@
-//! The kernel: start, results, panics.
+//! The kernel: results, panics.
 
 mod hypercall;
 mod interrupts;
@@ -6,34 +6,20 @@ mod micro;
 mod port;
 mod second;
 
-use core::arch::{asm, global_asm};
-use core::ffi::CStr;
+use core::arch::global_asm;
 use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use radon_guest::{command_line, rdtsc};
+
 global_asm!(include_str!("entry.S"), options(att_syntax, raw));
-
-unsafe extern "C" {
-    /// The counter at the first instruction.
-    static entry_tsc: u64;
-}
-
-/// The time stamp counter.
-#[inline(always)]
-fn rdtsc() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: reads a counter.
-    unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
-}
 
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(start_info: u32) -> ! {
     START_INFO.store(start_info, Ordering::Relaxed);
     let wants_micro = is_asked("micro", "");
-    // SAFETY: written once, by the entry code.
-    port::result("entry", unsafe { entry_tsc });
+    port::result("entry", radon_guest::entry_counter());
     if !wants_micro {
         clock();
     }
@@ -69,19 +55,7 @@ static START_INFO: AtomicU32 = AtomicU32::new(0);
 
 /// Whether the command line has the word `first` followed by `second`.
 fn is_asked(first: &str, second: &str) -> bool {
-    command_line().split(' ').any(|word| word.strip_prefix(first) == Some(second))
-}
-
-/// The command line that the start information points to.
-fn command_line() -> &'static str {
-    /// Where `struct hvm_start_info` has the address of the command line.
-    const COMMAND_LINE: u64 = 24;
-    // SAFETY: by the PVH protocol the loader passes such a structure, and the text ends with a NUL; both stay.
-    let text = unsafe {
-        let at = *((u64::from(START_INFO.load(Ordering::Relaxed)) + COMMAND_LINE) as *const u64);
-        if at == 0 { c"" } else { CStr::from_ptr(at as *const _) }
-    };
-    text.to_str().unwrap_or_default()
+    command_line(START_INFO.load(Ordering::Relaxed)).split(' ').any(|word| word.strip_prefix(first) == Some(second))
 }
 
 /// An exception, of which nothing is known but what the processor pushed.

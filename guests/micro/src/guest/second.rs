@@ -5,11 +5,11 @@ use core::arch::x86_64::__cpuid;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use radon_abi::vcpu::{HvmContext, HvmContext64, VCPU_HVM_MODE_64B, VCPUOP_INITIALISE, VCPUOP_UP};
-use radon_abi::{event_channel, hypercall, sched};
-use zerocopy::{FromZeros, IntoBytes};
+use radon_abi::{event_channel, hypercall};
+use radon_guest::hypercall::{give_way, operate};
+use radon_guest::start_vcpu;
 
-use super::hypercall::{call, must, operate};
+use super::hypercall::must;
 use super::interrupts::{self, halt_while};
 use super::micro::{X2APIC_COMMAND, acknowledge, enable_x2apic, measure, wrmsr};
 
@@ -32,7 +32,6 @@ static TO_FIRST: AtomicU32 = AtomicU32::new(0);
 static TO_SECOND: AtomicU32 = AtomicU32::new(0);
 
 unsafe extern "C" {
-    fn second_start();
     static second_stack: u8;
 }
 
@@ -67,7 +66,7 @@ pub(crate) fn run() {
     measure("context_switches", || {
         let before = YIELDS.load(Ordering::Relaxed);
         while YIELDS.load(Ordering::Relaxed) == before {
-            give_way();
+            must("yield", give_way());
         }
     });
     ORDER.store(NOTHING, Ordering::Release);
@@ -78,40 +77,15 @@ fn send(port: u32) {
     must("send", operate(hypercall::EVENT_CHANNEL_OP, event_channel::EVTCHNOP_SEND, &mut send));
 }
 
-fn give_way() {
-    must("yield", call(hypercall::SCHED_OP, [u64::from(sched::SCHEDOP_YIELD), 0, 0, 0]));
-}
-
 fn start() {
-    let regs = HvmContext64 {
-        rip: second_start as *const () as u64,
-        rsp: &raw const second_stack as u64,
-        rflags: 2,
-        // As `entry.S` has them: paging with its tables, SSE, long mode.
-        cr0: 0x8001_0033,
-        cr3: cr3(),
-        cr4: 0x620,
-        efer: 0x500,
-        ..HvmContext64::new_zeroed()
-    };
-    let mut context = HvmContext { mode: VCPU_HVM_MODE_64B, ..HvmContext::new_zeroed() };
-    context.regs[..size_of::<HvmContext64>()].copy_from_slice(regs.as_bytes());
-    must("initialise", call(hypercall::VCPU_OP, [u64::from(VCPUOP_INITIALISE), 1, &raw const context as u64, 0]));
-    must("up", call(hypercall::VCPU_OP, [u64::from(VCPUOP_UP), 1, 0, 0]));
+    must("start_vcpu", start_vcpu(1, &raw const second_stack as u64));
     while APIC_ID.load(Ordering::Acquire) == 0 {
-        give_way();
+        must("yield", give_way());
     }
 }
 
-fn cr3() -> u64 {
-    let value;
-    // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, cr3", out(reg) value, options(nomem, nostack, preserves_flags)) };
-    value
-}
-
 #[unsafe(no_mangle)]
-extern "C" fn second_main() -> ! {
+extern "C" fn further_main(_: u64) -> ! {
     interrupts::enable_second();
     enable_x2apic();
     let mut seen = interrupts::second_count();
@@ -129,7 +103,7 @@ extern "C" fn second_main() -> ! {
             YIELD => {
                 while ORDER.load(Ordering::Acquire) == YIELD {
                     YIELDS.fetch_add(1, Ordering::Relaxed);
-                    give_way();
+                    must("yield", give_way());
                 }
             }
             _ => {}

@@ -4,11 +4,13 @@ use core::fmt::Write;
 use core::sync::atomic::Ordering;
 
 use radon_abi::memory;
+use radon_guest::hypercall::map_special;
+use radon_guest::rdtsc;
 
 use super::calls::{Caller, GRANTS};
-use super::hypercall::{self, Console, Counter};
+use super::hypercall::{Console, Counter};
 use super::random::Random;
-use super::{SECOND, cpu, instructions, rdtsc};
+use super::{SECOND, cpu, instructions};
 
 /// Attempts of each vCPU.
 static ATTEMPTS: [Counter; cpu::MAX as usize] = [const { Counter::new(0) }; cpu::MAX as usize];
@@ -21,7 +23,7 @@ const BREAKPOINT: u64 = 3;
 /// Maps what the attack writes to.
 pub(crate) fn prepare() {
     for (number, page) in GRANTS.iter().enumerate() {
-        hypercall::map_special(memory::XENMAPSPACE_GRANT_TABLE, number as u64, page);
+        map_special(memory::XENMAPSPACE_GRANT_TABLE, number as u64, page);
     }
 }
 

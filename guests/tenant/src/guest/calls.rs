@@ -3,10 +3,10 @@
 use radon_abi::{
     domctl, event_channel as evtchn, grant_table as grant, hvm, hypercall, memory, sched, sysctl, vcpu, xen,
 };
+use radon_guest::{Page, hypercall::call};
 
-use super::hypercall::call;
+use super::hypercall::domain_id;
 use super::random::Random;
-use super::{Page, hypercall::domain_id};
 
 /// Memory that all arguments lie in and that all frame numbers name: pages of which the hypervisor may take any. One more
 /// lies behind them, for structures that reach beyond.

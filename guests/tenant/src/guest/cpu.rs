@@ -19,9 +19,7 @@ pub(crate) const CODE_SIZE: usize = 64;
 
 unsafe extern "C" {
     static areas: u8;
-    static tables_pml4: u8;
     static vector_entries: u8;
-    fn further_start();
     fn run_code(code: u64, registers: *const u64) -> u64;
 }
 
@@ -75,8 +73,7 @@ pub(crate) fn start_others() -> u64 {
 
 /// Starts a vCPU in `further_main`, if it exists and does not run.
 pub(crate) fn start(number: u64) -> bool {
-    let entry = further_start as *const () as u64;
-    hypercall::start(number, entry, area(number) + AREA - 64, &raw const tables_pml4 as u64)
+    hypercall::start(number, area(number) + AREA - 64)
 }
 
 /// Brings a vCPU back that makes no progress: it was stopped, or was sent INIT, or runs in a circle.

@@ -1,5 +1,4 @@
-// From the PVH entry (32-bit protected mode, no paging, start information in ebx) to Rust in long mode; the start of
-// further vCPUs; exceptions; and the way into code that may not come back. AT&T syntax.
+// Exceptions, and the way into code that may not come back. AT&T syntax.
 //
 // Each vCPU has an area of AREA bytes, aligned to its size: what `cpu.rs` keeps at the bottom, then the stack for
 // exceptions (its top is EXCEPTION_TOP), and the ordinary stack at the top. So either stack pointer leads to the area.
@@ -7,78 +6,10 @@
     .set AREA, 0x8000
     .set RESUME, 0                          // stack pointer to go on with after an exception; 0: none expected
     .set VECTOR, 8                          // the exception that ended the code
-    .set TABLE_CR4, 0x620                   // PAE, SSE
+    .set TABLE_CR4, 0x620                   // as start.S has them: PAE, SSE
     .set TABLE_CR0, 0x80010033              // PG, WP, NE, ET, MP, PE
 
-    .section .note.Xen, "a", @note
-    .balign 4
-    .long 4, 4, 18                          // XEN_ELFNOTE_PHYS32_ENTRY
-    .asciz "Xen"
-    .long guest_start
-
-    .section .text.start, "ax"
-    .code32
-    .globl guest_start
-guest_start:
-    cld
-    movl $areas + AREA, %esp
-    movl %ebx, %edi
-
-    movl $tables_pd, %ebp                   // the first 4 GiB one to one, in 2 MiB pages
-    movl $0x83, %eax
-    movl $2048, %ecx
-1:  movl %eax, (%ebp)
-    addl $8, %ebp
-    addl $0x200000, %eax
-    loop 1b
-    movl $tables_pd + 3, %eax
-    movl $tables_pdpt, %ebp
-    movl $4, %ecx
-2:  movl %eax, (%ebp)
-    addl $8, %ebp
-    addl $0x1000, %eax
-    loop 2b
-    movl $tables_pdpt + 3, tables_pml4
-
-    movl $TABLE_CR4, %eax
-    movl %eax, %cr4
-    movl $tables_pml4, %eax
-    movl %eax, %cr3
-    movl $0xc0000080, %ecx                  // EFER: LME
-    rdmsr
-    orl $0x100, %eax
-    wrmsr
-    movl $TABLE_CR0, %eax
-    movl %eax, %cr0
-    lgdt gdt_pointer
-    ljmp $8, $3f
-    .code64
-3:  call load_segments
-    call guest_main
-4:  hlt
-    jmp 4b
-
-load_segments:
-    movl $0x10, %eax
-    movl %eax, %ds
-    movl %eax, %es
-    movl %eax, %ss
-    xorl %ebp, %ebp
-    ret
-
-// A further vCPU, in long mode with the tables above, its stack, and its number in rdi.
-    .globl further_start
-further_start:
-    lgdt gdt_pointer
-    leaq 1f(%rip), %rax
-    pushq $8
-    pushq %rax
-    lretq
-1:  call load_segments
-    call further_main
-2:  hlt
-    jmp 2b
-
+    .section .text.run, "ax"
 // u64 run_code(code, registers): jumps to the code with rax, rcx, rdx, rbx, rbp, rsi, rdi and r8 to r15 from the array;
 // returns the vector of the exception, or the NMI, that ended it.
     .globl run_code
@@ -177,20 +108,9 @@ vector_common:
     addq $8, %rsp
     iretq
 
-    .section .rodata.gdt, "a"
-    .balign 8
-gdt:
-    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
-gdt_pointer:
-    .short 23
-    .quad gdt
-
     .section .bss.entry, "aw", @nobits
     .balign AREA
     .globl areas
 areas:          .skip 128 * AREA
-    .balign 4096
-    .globl tables_pml4
-tables_pml4:    .skip 4096
-tables_pdpt:    .skip 4096
-tables_pd:      .skip 4 * 4096
+    .globl boot_stack_top
+    .set boot_stack_top, areas + AREA

@@ -1,4 +1,4 @@
-//! The kernel: start, modes, panics.
+//! The kernel: modes, panics.
 
 mod attack;
 mod calls;
@@ -7,31 +7,16 @@ mod hypercall;
 mod instructions;
 mod random;
 
-use core::arch::{asm, global_asm};
-use core::ffi::CStr;
+use core::arch::global_asm;
 use core::fmt::Write;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hypercall::{Console, Counter};
 use radon_abi::{memory, sched};
+use radon_guest::{Clock, Page, command_line, rdtsc};
 
 global_asm!(include_str!("entry.S"), options(att_syntax, raw));
-
-/// A page of memory, shared with everybody.
-#[repr(C, align(4096))]
-pub(crate) struct Page([AtomicU64; 512]);
-
-impl Page {
-    pub(crate) const fn new() -> Page {
-        Page([const { AtomicU64::new(0) }; 512])
-    }
-
-    /// Its frame number; memory is mapped one to one.
-    pub(crate) fn gfn(&self) -> u64 {
-        self.0.as_ptr() as u64 / 4096
-    }
-}
 
 static SHARED_INFO: Page = Page::new();
 /// vCPUs that came as far as Rust.
@@ -49,25 +34,16 @@ const ATTACK: u64 = 2;
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
 
-/// The time stamp counter.
-#[inline(always)]
-fn rdtsc() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: reads a counter.
-    unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(start_info: u32) -> ! {
     let mut words = command_line(start_info).split(' ').skip_while(|word| !["beat", "spin", "attack"].contains(word));
     cpu::prepare(0);
     let mut console = Console::find();
-    hypercall::map_special(memory::XENMAPSPACE_SHARED_INFO, 0, &SHARED_INFO);
+    radon_guest::hypercall::map_special(memory::XENMAPSPACE_SHARED_INFO, 0, &SHARED_INFO);
     RUNNING.store(1, Ordering::Relaxed);
     let cpus = cpu::start_others();
     while RUNNING.load(Ordering::Relaxed) < cpus {
-        hypercall::sleep_until(0, hypercall::now(&SHARED_INFO) + SECOND / 100, &SHARED_INFO);
+        hypercall::sleep_until(0, now() + SECOND / 100, &SHARED_INFO);
     }
     say(&mut console, format_args!("tenant: {cpus} vCPUs run\n"));
     match words.next() {
@@ -86,7 +62,7 @@ extern "C" fn guest_main(start_info: u32) -> ! {
             attack::run(seed, 0, cpus, &mut console)
         }
         _ => {
-            let mut time = hypercall::now(&SHARED_INFO);
+            let mut time = now();
             for beat in 1u64.. {
                 say(&mut console, format_args!("tenant: beat {beat}\n"));
                 time += SECOND;
@@ -95,6 +71,11 @@ extern "C" fn guest_main(start_info: u32) -> ! {
             hypercall::shut_down(sched::SHUTDOWN_POWEROFF)
         }
     }
+}
+
+/// System time in nanoseconds.
+fn now() -> u64 {
+    Clock::read(&SHARED_INFO).now()
 }
 
 /// Prints a line if the attack is to be followed.
@@ -127,7 +108,7 @@ extern "C" fn further_main(number: u64) -> ! {
                 let mut console = if number == 0 { Console::find() } else { None };
                 attack::run(SEED.load(Ordering::Relaxed), number, CPUS.load(Ordering::Relaxed), &mut console)
             }
-            _ => hypercall::sleep_until(number, hypercall::now(&SHARED_INFO) + SECOND / 10, &SHARED_INFO),
+            _ => hypercall::sleep_until(number, now() + SECOND / 10, &SHARED_INFO),
         }
     }
 }
@@ -136,18 +117,6 @@ fn spin() -> ! {
     loop {
         core::hint::spin_loop();
     }
-}
-
-/// The command line that the start information at this address points to.
-fn command_line(start_info: u32) -> &'static str {
-    /// Where `struct hvm_start_info` has the address of the command line.
-    const COMMAND_LINE: u64 = 24;
-    // SAFETY: by the PVH protocol the loader passes such a structure, and the text ends with a NUL; both stay.
-    let text = unsafe {
-        let at = *((u64::from(start_info) + COMMAND_LINE) as *const u64);
-        if at == 0 { c"" } else { CStr::from_ptr(at as *const _) }
-    };
-    text.to_str().unwrap_or_default()
 }
 
 /// An exception where none may be: the vector and what the processor pushed.
