@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register};
+use radon_x86::emulate::testing::{CODE, Cpu};
 use radon_x86::emulate::{
-    AccessKind, CpuState, Exception, Fault, Memory, Mode, Outcome, Segment, SegmentState, Width, code_mode, fetch,
+    AccessKind, Exception, Fault, Memory, Mode, Outcome, Segment, SegmentState, Width, code_mode, fetch,
 };
 use radon_x86::emulate::{execute as execute_one, rflags};
 
@@ -19,115 +20,45 @@ pub(crate) fn decode(data: &[u8]) {
     oracle::probe(&bytes);
 }
 
-/// Where the code is.
-const CODE: u64 = 0x1000;
-
-#[derive(Clone, PartialEq, Debug)]
-struct Cpu {
-    gpr: [u64; 16],
-    rip: u64,
-    rflags: u64,
-    segments: [SegmentState; 6],
-    cpl: u8,
-    efer: u64,
-    control: [u64; 16],
-    debug: [u64; 8],
-    vector: [[u64; 4]; 16],
-}
-
-impl Cpu {
-    fn new(input: &mut Input<'_>) -> Cpu {
-        let how = input.u8();
-        let mode = how & 3;
-        let attributes = match mode {
-            0 => 0x93,
-            1 => 0xc93,
-            _ => 0xa93,
-        };
-        let limit = if mode == 0 { 0xffff } else { u32::MAX };
-        let mut segments = [SegmentState { selector: 0x10, base: 0, limit, attributes }; 6];
-        segments[Segment::Cs as usize].attributes |= 8;
-        if how & 4 != 0 {
-            for segment in [Segment::Ds, Segment::Fs, Segment::Ss] {
-                let state = &mut segments[segment as usize];
-                (state.base, state.limit) = (input.number(), input.number() as u32);
-                state.attributes = input.u16() & 0xf7f | SegmentState::NON_SYSTEM;
-            }
-        }
-        let mut control = [0; 16];
-        control[0] = if mode == 0 { 0x10 } else { 0x8005_0031 } | u64::from(how >> 6 & 1) << 3;
-        control[4] = 0x4_0620;
-        let cpl = if how & 8 != 0 && mode != 0 { 3 } else { 0 };
-        let mut gpr = [0; 16];
-        gpr.iter_mut().for_each(|register| *register = input.number());
-        let flags = u64::from(input.u16()) & (0xcd5 | rflags::TF | rflags::IOPL) | 2;
-        Cpu {
-            gpr,
-            rip: CODE,
-            rflags: flags,
-            segments,
-            cpl,
-            efer: if mode >= 2 { 0xd00 } else { 0 },
-            control,
-            debug: [0; 8],
-            vector: std::array::from_fn(|n| [n as u64; 4]),
+/// A vCPU in any mode.
+fn any_cpu(input: &mut Input<'_>) -> Cpu {
+    let how = input.u8();
+    let mode = how & 3;
+    let attributes = match mode {
+        0 => 0x93,
+        1 => 0xc93,
+        _ => 0xa93,
+    };
+    let limit = if mode == 0 { 0xffff } else { u32::MAX };
+    let mut segments = [SegmentState { selector: 0x10, base: 0, limit, attributes }; 6];
+    segments[Segment::Cs as usize].attributes |= 8;
+    if how & 4 != 0 {
+        for segment in [Segment::Ds, Segment::Fs, Segment::Ss] {
+            let state = &mut segments[segment as usize];
+            (state.base, state.limit) = (input.number(), input.number() as u32);
+            state.attributes = input.u16() & 0xf7f | SegmentState::NON_SYSTEM;
         }
     }
-}
-
-impl CpuState for Cpu {
-    fn gpr(&self, number: u8) -> u64 {
-        self.gpr[usize::from(number)]
+    let mut control = [0; 16];
+    control[0] = if mode == 0 { 0x10 } else { 0x8005_0031 } | u64::from(how >> 6 & 1) << 3;
+    control[4] = 0x4_0620;
+    let cpl = if how & 8 != 0 && mode != 0 { 3 } else { 0 };
+    let mut gpr = [0; 16];
+    gpr.iter_mut().for_each(|register| *register = input.number());
+    let flags = u64::from(input.u16()) & (0xcd5 | rflags::TF | rflags::IOPL) | 2;
+    Cpu {
+        gpr,
+        rip: CODE,
+        rflags: flags,
+        segments,
+        cpl,
+        efer: if mode >= 2 { 0xd00 } else { 0 },
+        control,
+        debug: [0; 8],
+        vector: std::array::from_fn(|n| [n as u64; 4]),
+        steps: 0,
+        shadow: false,
     }
-    fn set_gpr(&mut self, number: u8, value: u64) {
-        self.gpr[usize::from(number)] = value;
-    }
-    fn rip(&self) -> u64 {
-        self.rip
-    }
-    fn set_rip(&mut self, value: u64) {
-        self.rip = value;
-    }
-    fn rflags(&self) -> u64 {
-        self.rflags
-    }
-    fn set_rflags(&mut self, value: u64) {
-        self.rflags = value;
-    }
-    fn segment(&self, segment: Segment) -> SegmentState {
-        self.segments[segment as usize]
-    }
-    fn cpl(&self) -> u8 {
-        self.cpl
-    }
-    fn efer(&self) -> u64 {
-        self.efer
-    }
-    fn xcr0(&self) -> u64 {
-        7
-    }
-    fn control(&self, number: u8) -> u64 {
-        self.control[usize::from(number)]
-    }
-    fn write_control(&mut self, number: u8, value: u64) -> Result<(), Fault> {
-        self.control[usize::from(number)] = value;
-        Ok(())
-    }
-    fn debug(&self, number: u8) -> u64 {
-        self.debug[usize::from(number)]
-    }
-    fn write_debug(&mut self, number: u8, value: u64) -> Result<(), Fault> {
-        self.debug[usize::from(number)] = value;
-        Ok(())
-    }
-    fn vector(&self, number: u8) -> [u64; 4] {
-        self.vector[usize::from(number)]
-    }
-    fn set_vector(&mut self, number: u8, value: [u64; 4]) {
-        self.vector[usize::from(number)] = value;
-    }
-    fn clear_interrupt_shadow(&mut self) {}
-    fn raise_single_step(&mut self) {}
 }
 
 /// Memory that is there except in one page, which faults or is not ready.
@@ -204,7 +135,7 @@ impl Memory for Ram {
 /// One instruction from any state. What it changes, iced-x86 must say that it may change; and what fails changes nothing.
 pub(crate) fn execute(data: &[u8]) {
     let mut input = Input::new(data);
-    let mut cpu = Cpu::new(&mut input);
+    let mut cpu = any_cpu(&mut input);
     let hole = input.number();
     let (hole, retry) = ((hole & 1 != 0).then_some(hole >> 1), input.u8() & 1 != 0);
     let code: Vec<u8> = input.rest().iter().copied().chain([0; 16]).take(16).collect();

@@ -7,8 +7,8 @@ use radon_core::hypercall::{Args, HYPERCALLS, Hypercall, Outcome, dispatch};
 use radon_core::testing::TestHost;
 use radon_core::types::{DomainId, GuestVirtAddr, Nanoseconds};
 use radon_x86::testing;
+use radon_x86::testing::control::guest;
 
-use crate::context;
 use crate::input::Input;
 
 /// Frames of the machine.
@@ -23,7 +23,7 @@ const PLACES: &[u64] = &[0x1000, 0x1000, 0x2ff8, 0x8000, 0x3_fff0, 0x4_0000, 0xf
 pub(crate) fn run(data: &[u8]) {
     let mut host = testing::host_with(FRAMES);
     let guests = [host.add_domain(2), host.add_domain(1)];
-    let built = context::guest(&host);
+    let built = guest(&host);
     let mut input = Input::new(data);
     for _ in 0..CALLS {
         if input.is_empty() {

@@ -6,49 +6,25 @@ use radon_abi::domctl as abi;
 use radon_abi::domctl::{CpuidLeaf, CreateDomain, HvmContext, HvmContextPartial, VcpuContext};
 use radon_abi::errno::Errno;
 use radon_abi::guest_context::{VGCF_ONLINE, VcpuGuestContext};
+use radon_abi::save;
 use radon_abi::save::{Cpu, CpuXsave, Descriptor, Header, Mtrr, OneMsr};
-use radon_abi::{hypercall, save};
-use radon_core::hypercall::{Args, OpResult, Outcome, SUCCESS, dispatch};
+use radon_core::hypercall::{OpResult, SUCCESS};
 use radon_core::testing::TestHost;
 use radon_core::types::{DomainId, GuestVirtAddr};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::domain::X86Domain;
+use crate::testing::control::{self, DOM0, guest};
 use crate::testing::{TSC, host};
 use crate::vcpu::X86Vcpu;
 use crate::virt::{Event, SegmentName, SwitchedMsr, cr0, efer, gpr};
 
-const DOM0: DomainId = DomainId(0);
-const AT: u64 = 0x1000;
 const BUFFER: u64 = 0x4000;
 const MTRR_WRITE_BACK: u64 = 6 | 1 << 11;
 
+/// None of these is continued.
 fn domctl<T: FromBytes + IntoBytes + Immutable>(host: &TestHost, cmd: u32, id: u16, value: &T) -> (OpResult, T) {
-    let caller = host.caller(DOM0, 0);
-    let header = abi::Header { cmd, interface_version: abi::XEN_DOMCTL_INTERFACE_VERSION, domain: id, _pad: [0; 3] };
-    caller.write(GuestVirtAddr(AT), &header).unwrap();
-    caller.write(GuestVirtAddr(AT + 16), value).unwrap();
-    let result = dispatch(&caller, hypercall::DOMCTL, Args([AT, 0, 0, 0, 0, 0]));
-    assert!(!matches!(result, Ok(Outcome::Continue(_))));
-    (result, caller.read(GuestVirtAddr(AT + 16)).unwrap())
-}
-
-/// A PVH guest with two vCPUs.
-fn guest(host: &TestHost) -> u16 {
-    let config = CreateDomain {
-        flags: abi::XEN_DOMCTL_CDF_HVM | abi::XEN_DOMCTL_CDF_HAP,
-        max_vcpus: 2,
-        max_evtchn_port: 1023,
-        max_grant_frames: -1,
-        max_maptrack_frames: -1,
-        grant_opts: 2,
-        arch: abi::ArchDomainConfig { emulation_flags: abi::XEN_X86_EMU_LAPIC, misc_flags: 0 },
-        ..CreateDomain::default()
-    };
-    assert_eq!(domctl(host, abi::XEN_DOMCTL_CREATEDOMAIN, 0, &config).0, SUCCESS);
-    let id = host.caller(DOM0, 0).read(GuestVirtAddr(AT + 8)).unwrap();
-    assert_eq!(domctl(host, abi::XEN_DOMCTL_MAX_VCPUS, id, &abi::MaxVcpus { max: 2 }).0, SUCCESS);
-    id
+    control::domctl(host, cmd, id, value, 0)
 }
 
 /// The guest's whole context, as the toolstack gets it.

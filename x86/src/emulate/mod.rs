@@ -428,5 +428,7 @@ pub fn intercepted_length(
     .ok_or(Fault::Retry)
 }
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;

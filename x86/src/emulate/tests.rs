@@ -1,5 +1,6 @@
 //! Tests of fetching and executing, against a made-up vCPU.
 
+use super::testing::{CODE, Cpu};
 use super::*;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -13,124 +14,7 @@ const RSP: usize = 4;
 const RSI: usize = 6;
 const RDI: usize = 7;
 
-const CODE: u64 = 0x1000;
 const DATA: u64 = 0x20_0000;
-
-#[derive(Clone, PartialEq, Debug)]
-struct Cpu {
-    gpr: [u64; 16],
-    rip: u64,
-    rflags: u64,
-    segments: [SegmentState; 6],
-    cpl: u8,
-    efer: u64,
-    control: [u64; 16],
-    debug: [u64; 8],
-    vector: [[u64; 4]; 16],
-    steps: u32,
-    shadow: bool,
-}
-
-impl Cpu {
-    fn long() -> Cpu {
-        let data = SegmentState { selector: 0x10, base: 0, limit: u32::MAX, attributes: 0xc93 };
-        let code = SegmentState { selector: 8, base: 0, limit: u32::MAX, attributes: 0xa9b };
-        let mut segments = [data; 6];
-        segments[Segment::Cs as usize] = code;
-        let mut control = [0; 16];
-        control[0] = 0x8005_0031;
-        control[4] = 0x4_0620;
-        Cpu {
-            gpr: [0; 16],
-            rip: CODE,
-            rflags: 2,
-            segments,
-            cpl: 0,
-            efer: 0xd00,
-            control,
-            debug: [0; 8],
-            vector: [[0; 4]; 16],
-            steps: 0,
-            shadow: true,
-        }
-    }
-
-    fn protected() -> Cpu {
-        let mut cpu = Cpu::long();
-        cpu.efer = 0;
-        cpu.segments[Segment::Cs as usize].attributes = 0xc9b;
-        cpu
-    }
-
-    fn real() -> Cpu {
-        let mut cpu = Cpu::long();
-        cpu.efer = 0;
-        cpu.control[0] = 0x10;
-        for (n, s) in cpu.segments.iter_mut().enumerate() {
-            *s = SegmentState { selector: n as u16, base: 0, limit: 0xffff, attributes: 0x93 };
-        }
-        cpu
-    }
-}
-
-impl CpuState for Cpu {
-    fn gpr(&self, number: u8) -> u64 {
-        self.gpr[usize::from(number)]
-    }
-    fn set_gpr(&mut self, number: u8, value: u64) {
-        self.gpr[usize::from(number)] = value;
-    }
-    fn rip(&self) -> u64 {
-        self.rip
-    }
-    fn set_rip(&mut self, value: u64) {
-        self.rip = value;
-    }
-    fn rflags(&self) -> u64 {
-        self.rflags
-    }
-    fn set_rflags(&mut self, value: u64) {
-        self.rflags = value;
-    }
-    fn segment(&self, segment: Segment) -> SegmentState {
-        self.segments[segment as usize]
-    }
-    fn cpl(&self) -> u8 {
-        self.cpl
-    }
-    fn efer(&self) -> u64 {
-        self.efer
-    }
-    fn xcr0(&self) -> u64 {
-        7
-    }
-    fn control(&self, number: u8) -> u64 {
-        self.control[usize::from(number)]
-    }
-    fn write_control(&mut self, number: u8, value: u64) -> Result<(), Fault> {
-        self.control[usize::from(number)] = value;
-        Ok(())
-    }
-    fn debug(&self, number: u8) -> u64 {
-        self.debug[usize::from(number)]
-    }
-    fn write_debug(&mut self, number: u8, value: u64) -> Result<(), Fault> {
-        self.debug[usize::from(number)] = value;
-        Ok(())
-    }
-    fn vector(&self, number: u8) -> [u64; 4] {
-        self.vector[usize::from(number)]
-    }
-    fn set_vector(&mut self, number: u8, value: [u64; 4]) {
-        self.vector[usize::from(number)] = value;
-    }
-    fn clear_interrupt_shadow(&mut self) {
-        self.shadow = false;
-    }
-    fn raise_single_step(&mut self) {
-        self.steps += 1;
-    }
-}
 
 #[derive(Clone, Debug, PartialEq)]
 enum Did {

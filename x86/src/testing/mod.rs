@@ -8,6 +8,8 @@
 )]
 #![cfg_attr(not(test), allow(dead_code, clippy::panic, reason = "other crates use a part of what the tests here need"))]
 
+pub mod control;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
