@@ -2,14 +2,8 @@
 # there when it is gone. radon.seconds= says for how long, radon.seed= with which seed the first begins.
 . /etc/testlib.sh
 
-seconds=20
-seed=1
-for word in $(cat /proc/cmdline); do
-    case $word in
-    radon.seconds=*) seconds=${word#*=} ;;
-    radon.seed=*) seed=${word#*=} ;;
-    esac
-done
+seconds=$(argument seconds 20)
+seed=$(argument seed 1)
 tenant bystander "cmdline='beat'"
 xl create -q /tmp/bystander.cfg || fail "create the bystander"
 beats() { grep -c "tenant: beat" "$(console_of bystander)"; }
@@ -22,8 +16,7 @@ beats_on || { show_guest bystander; fail "the bystander runs"; }
 # What dom0's kernel takes once for foreign memory, it keeps.
 tenant hostile "cmdline='beat'"
 xl create -q /tmp/hostile.cfg && xl destroy hostile || fail "create and destroy"
-free_before=$(probe free-pages)
-memory_back() { [ "$(probe free-pages)" = "$free_before" ]; }
+note_memory
 
 until=$(($(uptime_seconds) + seconds))
 round=0
@@ -42,7 +35,7 @@ while :; do
     grep -q "tenant: attack with seed $seed" "$(console_of hostile)" || { show_guest hostile; fail "seed $seed attacks"; }
     # xl's daemon may be about to destroy it, too.
     xl destroy hostile 2>/dev/null || ! xl list hostile 2>/dev/null || fail "destroy the attacker with seed $seed"
-    wait_for 20 memory_back || { probe free-pages; fail "$free_before free pages after seed $seed"; }
+    memory_back "after seed $seed"
     beats_on || { show_guest bystander; fail "the bystander goes on after seed $seed"; }
     [ "$(uptime_seconds)" -lt $until ] || break
     seed=$((seed + 1))

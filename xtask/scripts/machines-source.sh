@@ -2,10 +2,7 @@
 . /etc/testlib.sh
 . /etc/cable.sh
 
-rounds=1
-for word in $(cat /proc/cmdline); do
-    case $word in radon.rounds=*) rounds=${word#*=} ;; esac
-done
+rounds=$(argument rounds 1)
 cable 1
 wait_for 300 ping -c 1 -q 10.9.0.2 >/dev/null || fail "the other machine"
 # For scale.

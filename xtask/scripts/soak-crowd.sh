@@ -2,10 +2,7 @@
 # it is, and dom0's tools answer.
 . /etc/testlib.sh
 
-seconds=3600
-for word in $(cat /proc/cmdline); do
-    case $word in radon.seconds=*) seconds=${word#*=} ;; esac
-done
+seconds=$(argument seconds 3600)
 for n in 1 2 3 4 5 6 7 8; do
     dd if=/dev/zero of=/tmp/disk$n bs=1M count=8 2>/dev/null
     guest g$n "vcpus=$((1 + n % 2))" "disk=['/tmp/disk$n,raw,xvda,rw']" "cmdline='console=hvc0 quiet radon.script=/etc/load.sh radon.rest=10000'"

@@ -1,15 +1,11 @@
 # Guests are created and destroyed, radon.rounds= of them: then exactly as much memory is free as before. Each 50th runs.
 . /etc/testlib.sh
 
-rounds=1000
-for word in $(cat /proc/cmdline); do
-    case $word in radon.rounds=*) rounds=${word#*=} ;; esac
-done
+rounds=$(argument rounds 1000)
 tenant one
 # What dom0's kernel takes once for foreign memory, it keeps.
 xl create -q /tmp/one.cfg && xl destroy one || fail "create and destroy"
-free_before=$(probe free-pages)
-memory_back() { [ "$(probe free-pages)" = "$free_before" ]; }
+note_memory
 round=0
 while [ $round -lt "$rounds" ]; do
     round=$((round + 1))
@@ -23,5 +19,5 @@ while [ $round -lt "$rounds" ]; do
     xl destroy one || fail "destroy $round"
     [ $((round % 50)) = 0 ] && echo "SOAK $round guests: $(probe free-pages) of $free_before pages are free"
 done
-wait_for 20 memory_back || { probe free-pages; fail "$free_before free pages after $rounds guests"; }
+memory_back "after $rounds guests"
 ok "memory returned"

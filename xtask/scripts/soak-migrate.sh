@@ -1,10 +1,7 @@
 # Guests with 4 to 1 CPUs move to the same host, again and again, under load of memory, disk and network.
 . /etc/testlib.sh
 
-rounds=20
-for word in $(cat /proc/cmdline); do
-    case $word in radon.rounds=*) rounds=${word#*=} ;; esac
-done
+rounds=$(argument rounds 20)
 ip link add xenbr0 type bridge
 ip addr add 10.9.0.1/24 dev xenbr0
 ip link set xenbr0 up

@@ -1,16 +1,12 @@
 # radon.rounds= small guests live at once; what the hypervisor needs to make one more, in time and memory, does not grow.
 . /etc/testlib.sh
 
-guests=200
-for word in $(cat /proc/cmdline); do
-    case $word in radon.rounds=*) guests=${word#*=} ;; esac
-done
+guests=$(argument rounds 200)
 mkdir -p /run/cfg
 # What dom0's kernel takes once for foreign memory, it keeps.
 tenant one
 xl create -q -e /tmp/one.cfg && xl destroy one || fail "create and destroy"
-free_before=$(probe free-pages)
-memory_back() { [ "$(probe free-pages)" = "$free_before" ]; }
+note_memory
 first=$(probe guest-cost 64 30) || fail "first cost: $first"
 echo "SOAK the first: $first (microseconds of creation, pages besides its own 64 MiB)"
 n=0
@@ -47,5 +43,5 @@ while [ $n -lt "$guests" ]; do
     n=$((n + 1))
     xl destroy g$n || fail "destroy g$n"
 done
-wait_for 20 memory_back || { probe free-pages; fail "$free_before free pages"; }
+memory_back "at the end"
 ok "memory returned"

@@ -1,10 +1,7 @@
 # Mixed load for radon.seconds=: see guests/probe. The disk is a virtio one if there is one, else a loop device.
 . /etc/testlib.sh
 
-seconds=60
-for word in $(cat /proc/cmdline); do
-    case $word in radon.seconds=*) seconds=${word#radon.seconds=} ;; esac
-done
+seconds=$(argument seconds 60)
 disk=/dev/vda
 if [ ! -b $disk ]; then
     dd if=/dev/zero of=/tmp/disk bs=1M count=32 2>/dev/null

@@ -2,15 +2,11 @@
 # all memory comes back. radon.rounds= repeats it all, with other delays.
 . /etc/testlib.sh
 
-rounds=1
-for word in $(cat /proc/cmdline); do
-    case $word in radon.rounds=*) rounds=${word#*=} ;; esac
-done
+rounds=$(argument rounds 1)
 # What dom0's kernel takes once for foreign memory, it keeps.
 tenant victim
 xl create -q /tmp/victim.cfg && xl destroy victim || fail "create and destroy"
-free_before=$(probe free-pages)
-memory_back() { [ "$(probe free-pages)" = "$free_before" ]; }
+note_memory
 # All domains but dom0 can be destroyed, by number: they may have no name yet.
 clean() {
     for id in $(xl list | awk 'NR > 2 { print $2 }'); do
@@ -18,7 +14,7 @@ clean() {
     done
     nothing_left() { [ "$(xl list | wc -l)" = 2 ]; }
     wait_for 20 nothing_left || { xl list; fail "what is left after $1 is destroyed"; }
-    wait_for 20 memory_back || { probe free-pages; fail "$free_before free pages after $1"; }
+    memory_back "after $1"
 }
 # killed MICROSECONDS COMMAND...: runs it, kills it after a while.
 killed() {
@@ -85,16 +81,16 @@ while [ $round -lt "$rounds" ]; do
     # From the second round on dom0 has them all.
     if [ $round -gt 1 ]; then
         xl destroy one
-        wait_for 20 memory_back || { probe free-pages; fail "$free_before free pages after round $round"; }
+        memory_back "after round $round"
     elif [ "$rounds" -gt 1 ]; then
         xl destroy one
         sleep 5
-        free_before=$(probe free-pages)
+        note_memory
     fi
 done
 ok "save and migrate"
 # For what was mapped in saves and migrations dom0 itself has tables that it did not have at first.
 less=$((free_before - 64))
-memory_back() { [ "$(probe free-pages)" -ge "$less" ]; }
+memory_is_back() { [ "$(probe free-pages)" -ge "$less" ]; }
 clean all
 ok "memory returned"

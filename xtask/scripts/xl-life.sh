@@ -94,6 +94,6 @@ crashed || fail "it is not preserved"
 xl destroy one || fail destroy
 ok crash
 
-memory_back() { [ "$(xl info free_memory)" = "$free_before" ]; }
-wait_for 20 memory_back || { xl info free_memory; fail "memory of $free_before MiB returned"; }
+memory_is_back() { [ "$(xl info free_memory)" = "$free_before" ]; }
+wait_for 20 memory_is_back || { xl info free_memory; fail "memory of $free_before MiB returned"; }
 ok "memory returned"

@@ -45,6 +45,6 @@ ok cap
 xl destroy g1
 xl destroy g2
 xl vcpu-pin Domain-0 all all
-memory_back() { [ "$(xl info free_memory)" = "$free_before" ]; }
-wait_for 20 memory_back || { xl info free_memory; fail "memory of $free_before MiB returned"; }
+memory_is_back() { [ "$(xl info free_memory)" = "$free_before" ]; }
+wait_for 20 memory_is_back || { xl info free_memory; fail "memory of $free_before MiB returned"; }
 ok "memory returned"

@@ -1,7 +1,6 @@
 # Guests of extreme sizes, with a kernel that needs next to nothing.
 . /etc/testlib.sh
 
-memory_back() { [ "$(probe free-pages)" = "$free_before" ]; }
 # runs NAME VCPUS: the guest of /tmp/NAME.cfg comes up with so many vCPUs.
 runs() {
     xl create -q "/tmp/$1.cfg" || fail "create $1"
@@ -12,11 +11,11 @@ runs() {
 returns() {
     xl destroy "$1" || fail "destroy $1"
     sleep 2
-    free_before=$(probe free-pages)
+    note_memory
     rm -f "$(console_of "$1")"
     xl create -q "/tmp/$1.cfg" || fail "create $1 again"
     xl destroy "$1" || fail "destroy $1 again"
-    wait_for 20 memory_back || { probe free-pages; fail "$free_before free pages after $1"; }
+    memory_back "after $1"
 }
 
 tenant small
@@ -39,5 +38,5 @@ is "$(column large 3)" "$most" || fail "$most MiB"
 returns large
 tenant large "memory=$((most + 512))"
 xl create -q /tmp/large.cfg 2>/dev/null && fail "more than there is"
-wait_for 20 memory_back || { probe free-pages; fail "$free_before free pages after the guest that was too large"; }
+memory_back "after the guest that was too large"
 ok large
