@@ -9,7 +9,7 @@ use super::guest::paging_of;
 use super::memory::{Effects, EmulatedMemory};
 use crate::cpuid::{Dynamic, Registers, TimeInfo};
 use crate::devices::lapic::ApicMode;
-use crate::emulate::walk::Access;
+use crate::emulate::walk::{Access, Paging};
 use crate::emulate::{self, Cause, DEFAULT_BUDGET, Fault, GuestCpu, LinearMemory, MAX_LENGTH, Op};
 use crate::ports::Ports;
 use crate::virt::{NestedFault, SegmentName, rflags};
@@ -29,13 +29,13 @@ impl Cx<'_> {
         for (to, from) in supplied.iter_mut().zip(given) {
             *to = *from;
         }
+        let paging = paging_of(&*self.state.cpu);
         let length = match given.len().min(supplied.len()) {
-            0 => self.code(&mut supplied),
+            0 => self.code(&paging, &mut supplied),
             length => length,
         };
         let state = &mut *self.state;
         let (cpl, flags) = (state.cpu.cpl(), state.cpu.regs().rflags);
-        let paging = paging_of(&*state.cpu);
         let mut physical = EmulatedMemory {
             hv,
             domain: self.domain,
@@ -73,13 +73,14 @@ impl Cx<'_> {
     /// As [`Cx::instruction_length`] for the common case: 64-bit code without prefixes.
     fn plain_instruction_length(&mut self, ops: &[Op]) -> Option<u8> {
         let mut bytes = [0; LONGEST_PLAIN];
-        let length = self.code(&mut bytes);
+        let paging = paging_of(&*self.state.cpu);
+        let length = self.code(&paging, &mut bytes);
         emulate::plain_length(bytes.get(..length)?, ops)
     }
 
     /// Fetches code of a 64-bit guest from RIP on, up to the end of the page; returns how many bytes. None if a walk that
     /// is kept does not serve.
-    fn code(&mut self, to: &mut [u8]) -> usize {
+    fn code(&mut self, paging: &Paging, to: &mut [u8]) -> usize {
         let state = &mut *self.state;
         if !state.cpu.segment(SegmentName::Cs).is_long() {
             return 0;
@@ -89,9 +90,8 @@ impl Cx<'_> {
         let phys = GuestPhys::new(&self.sys.hv, &self.domain.p2m);
         let memory = self.sys.hv.platform.memory();
         let access = Access { user: state.cpu.cpl() == 3, ..Access::FETCH };
-        let paging = paging_of(&*state.cpu);
         let fetched =
-            to.get_mut(..in_page).is_some_and(|part| state.walks.read(phys, memory, &paging, access, rip, part));
+            to.get_mut(..in_page).is_some_and(|part| state.walks.read(phys, memory, paging, access, rip, part));
         if fetched { in_page } else { 0 }
     }
 

@@ -10,6 +10,7 @@ use radon_abi::trace::{
 use radon_core::hypercall::{Args, Caller, Outcome, dispatch};
 use radon_core::ops::hvm;
 use radon_core::p2m::Kind;
+use radon_core::platform::ArchVcpu;
 use radon_core::sched::ShutdownReason;
 use radon_core::time::VcpuTimer;
 use radon_core::trace::words;
@@ -325,7 +326,13 @@ impl Cx<'_> {
                 }
             }
             Effect::Send(ipi) => deliver_ipi(self.hv(), self.domain, self.vcpu.id.index(), &ipi),
-            Effect::Timer | Effect::Mode => self.arm_lapic_timer(),
+            Effect::Timer | Effect::Mode => {
+                self.arm_lapic_timer();
+                // The local APIC may have been turned on.
+                if self.arch.upcall_waits.load(Ordering::SeqCst) {
+                    self.arch.raise_upcall();
+                }
+            }
         }
         let tpr = self.state.lapic.tpr() >> 4;
         self.state.cpu.set_tpr(tpr);

@@ -6,7 +6,6 @@
 use core::sync::atomic::Ordering;
 
 use radon_abi::trace::TRC_HVM_INJ_VIRQ;
-use radon_core::platform::ArchVcpu;
 use radon_core::types::MachineAddr;
 
 use super::Cx;
@@ -52,9 +51,6 @@ impl Cx<'_> {
         if self.arch.timer_due.swap(false, Ordering::AcqRel) {
             self.state.lapic.run_timer(self.now());
             self.arm_lapic_timer();
-        }
-        if self.arch.upcall_waits.load(Ordering::Relaxed) && self.arch.lapic.is_software_enabled() {
-            self.arch.raise_upcall();
         }
         let signals = self.state.lapic.take_signals();
         if signals.nmi {

@@ -715,7 +715,10 @@ fn upcalls_come_by_the_domain_s_vector_or_the_vcpu_s_own() {
     rig.plain(|cpu| cpu.takes_interrupt = true);
     rig.cx(deliver);
     assert_eq!(rig.event(), None);
-    let _ = rig.cx(|cx| cx.state.lapic.mmio_write(0xf0, 4, 0x1ff, Nanoseconds(0)));
+    rig.cx(|cx| {
+        let effect = cx.state.lapic.mmio_write(0xf0, 4, 0x1ff, Nanoseconds(0));
+        cx.lapic_effect(effect);
+    });
     rig.plain(|cpu| cpu.takes_interrupt = true);
     rig.cx(deliver);
     assert_eq!(rig.event(), Some(Event::Interrupt(0x50)));
