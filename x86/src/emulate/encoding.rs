@@ -109,6 +109,7 @@ pub(super) const fn two_byte(opcode: u8, operand_size_prefix: bool, repne: bool)
         0x70..=0x73 => MODRM | IMM8,
         0x78 if operand_size_prefix || repne => MODRM | IMM8 | IMM8_2, // EXTRQ, INSERTQ
         0x80..=0x8f => IMMZ,
+        0xff => NONE, // UD0: AMD's has no ModRM byte
         0xa0..=0xa2 | 0xa8..=0xaa | 0xc8..=0xcf => NONE,
         0xa4 | 0xac | 0xba | 0xc2 | 0xc4..=0xc6 => MODRM | IMM8,
         _ => MODRM,
