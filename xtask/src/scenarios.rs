@@ -309,6 +309,7 @@ fn stream_saved(name: &'static str) -> Scenario {
     Scenario::new(name)
         .flavour(Flavour::Tools)
         .disks(&[Controller::Nvme])
+        .cpu_flags(AS_UNDER_XEN)
         .limit(400)
         .script(include_str!("../scripts/stream-save.sh"), &["save"])
 }
@@ -318,9 +319,14 @@ fn stream_restored(name: &'static str) -> Scenario {
     Scenario::new(name)
         .flavour(Flavour::Tools)
         .disks(&[Controller::Nvme])
+        .cpu_flags(AS_UNDER_XEN)
         .limit(400)
         .script(include_str!("../scripts/stream-restore.sh"), &["restore", "shutdown"])
 }
+
+/// A guest does not find another processor where it comes back: its kernel would go on with instructions that are not
+/// there.
+const AS_UNDER_XEN: &str = ",-rdtscp";
 
 /// Guests whose crashes leave cores behind.
 pub(crate) fn soak_coredump() -> Scenario {
@@ -339,15 +345,18 @@ pub(crate) fn soak_two_machines(rounds: u64) -> [Scenario; 2] {
 }
 
 fn two_machines(name: &'static str, other: &'static str, rounds: u64, xen: bool) -> Scenario {
+    let flags = if xen { AS_UNDER_XEN } else { "" };
     let target = Scenario::new(other)
         .flavour(Flavour::Tools)
         .memory(1536)
+        .cpu_flags(flags)
         .dom0_append(COPY)
         .limit(600 + 200 * rounds)
         .script(include_str!("../scripts/machines-target.sh"), &[]);
     Scenario::new(name)
         .flavour(Flavour::Tools)
         .memory(1536)
+        .cpu_flags(flags)
         .disks(&[Controller::Nvme])
         .dom0_append(&format!("radon.rounds={rounds} {COPY}"))
         .limit(600 + 200 * rounds)

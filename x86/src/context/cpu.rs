@@ -24,6 +24,8 @@ const MXCSR_DEFAULT: u32 = 0x1f80;
 const LEGACY_COMPONENTS: u64 = 3;
 
 const CR4_PAE: u64 = 1 << 5;
+/// In the type of a TSS.
+const TSS_BUSY: u32 = 1 << 1;
 /// EFER.FFXSR.
 const EFER_FFXSE: u64 = 1 << 14;
 
@@ -111,6 +113,8 @@ pub(super) fn save(cpu: &dyn VirtualCpu, tsc: u64) -> Cpu {
         };
     }
     segments!(get_segment);
+    // A loaded TSS is busy; processors that do not note it have been seen, and others that demand it.
+    r.tr_arbytes |= TSS_BUSY;
     let (gdtr, idtr) = (cpu.segment(SegmentName::Gdtr), cpu.segment(SegmentName::Idtr));
     (r.gdtr_base, r.gdtr_limit, r.idtr_base, r.idtr_limit) = (gdtr.base, gdtr.limit, idtr.base, idtr.limit);
     macro_rules! get_msr {

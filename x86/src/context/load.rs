@@ -28,6 +28,10 @@ use crate::virt::SwitchedMsr;
 const LAPIC_TIMER: VcpuTimer = VcpuTimer::Arch(0);
 /// Bytes of Xen's record of a vCPU's machine check registers, which do not exist here.
 const VMCE_SIZE: usize = 32;
+/// Bytes of Xen's records of a PC's interrupt lines. It writes them for PVH guests, too, where they lead nowhere.
+const PCI_IRQ_SIZE: usize = 16;
+const ISA_IRQ_SIZE: usize = 8;
+const PCI_LINK_SIZE: usize = 8;
 
 /// The records for one vCPU.
 #[derive(Default)]
@@ -104,6 +108,9 @@ impl<'a> Incoming<'a> {
             abi::HVM_SAVE_CODE_CPU_MSR => self.msrs = msrs(bytes)?,
             // From a Xen, whose guests have them: all as after reset.
             abi::HVM_SAVE_CODE_VMCE_VCPU if bytes.len() == VMCE_SIZE => {}
+            abi::HVM_SAVE_CODE_PCI_IRQ if bytes.len() == PCI_IRQ_SIZE => {}
+            abi::HVM_SAVE_CODE_ISA_IRQ if bytes.len() == ISA_IRQ_SIZE => {}
+            abi::HVM_SAVE_CODE_PCI_LINK if bytes.len() == PCI_LINK_SIZE => {}
             _ => return Err(Errno::EINVAL),
         }
         Ok(())

@@ -228,6 +228,7 @@ fn bad_records_change_nothing() {
         (raw(save::HVM_SAVE_CODE_CPU, 0, &[0; 1031]), Errno::EINVAL),
         (raw(save::HVM_SAVE_CODE_CPU, 2, base.as_bytes()), Errno::EINVAL),
         (raw(save::HVM_SAVE_CODE_PIT, 0, &[0; 56]), Errno::EINVAL),
+        (raw(save::HVM_SAVE_CODE_PCI_IRQ, 0, &[0; 8]), Errno::EINVAL),
         (raw(99, 0, &[]), Errno::EINVAL),
         (raw(save::HVM_SAVE_CODE_MTRR, 0, bad_mtrr.as_bytes()), Errno::EINVAL),
         (raw(save::HVM_SAVE_CODE_CPU_MSR, 0, &msr_record), Errno::EINVAL),
@@ -241,6 +242,28 @@ fn bad_records_change_nothing() {
     }
     let huge = HvmContext { size: u32::MAX, buffer: BUFFER, _pad: 0 };
     assert_eq!(domctl(&host, abi::XEN_DOMCTL_SETHVMCONTEXT, id, &huge).0, Err(Errno::ENOMEM));
+}
+
+#[test]
+fn records_of_xen_that_say_nothing_are_taken() {
+    let host = host();
+    let id = guest(&host);
+    let mut all = records(&context(&host, id));
+    for (typecode, vcpu, size) in [
+        (save::HVM_SAVE_CODE_PCI_IRQ, 0, 16),
+        (save::HVM_SAVE_CODE_ISA_IRQ, 0, 8),
+        (save::HVM_SAVE_CODE_PCI_LINK, 0, 8),
+        (save::HVM_SAVE_CODE_VMCE_VCPU, 1, 32),
+    ] {
+        all.push((typecode, vcpu, alloc::vec![0; size]));
+    }
+    // The task register of a processor that does not note that it is in use.
+    let idle = Cpu { tr_arbytes: 0x89, ..pvh_cpu() };
+    all.push((save::HVM_SAVE_CODE_CPU, 0, idle.as_bytes().to_vec()));
+    assert_eq!(set_context(&host, id, &stream(&all)), SUCCESS);
+    let saved = records(&context(&host, id));
+    let cpu = Cpu::read_from_bytes(find(&saved, save::HVM_SAVE_CODE_CPU, 0).unwrap()).unwrap();
+    assert_eq!(cpu.tr_arbytes, 0x8b);
 }
 
 #[test]
