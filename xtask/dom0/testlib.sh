@@ -44,7 +44,7 @@ argument() {
 # note_memory: how many pages are free, with dom0's own. memory_back WHEN: all these are free again soon, or the test fails.
 note_memory() { free_before=$(probe free-pages); }
 memory_is_back() { [ "$(probe free-pages)" = "$free_before" ]; }
-memory_back() { wait_for 20 memory_is_back || { probe free-pages; fail "$free_before free pages $1"; }; }
+memory_back() { wait_for 60 memory_is_back || { probe free-pages; fail "$free_before free pages $1"; }; }
 
 # guest NAME KEY=VALUE...: writes /tmp/NAME.cfg for a small PVH guest that boots what dom0 boots. Its console goes to
 # console_of NAME; what it does is decided by its own radon.script=, or by nothing.

@@ -13,7 +13,7 @@ clean() {
         [ "$id" = 0 ] || xl destroy "$id" 2>/dev/null
     done
     nothing_left() { [ "$(xl list | wc -l)" = 2 ]; }
-    wait_for 20 nothing_left || { xl list; fail "what is left after $1 is destroyed"; }
+    wait_for 120 nothing_left || { xl list; fail "what is left after $1 is destroyed"; }
     memory_back "after $1"
 }
 # killed MICROSECONDS COMMAND...: runs it, kills it after a while.
@@ -55,7 +55,7 @@ break_off() {
     fi
     "$@" >/dev/null 2>&1 &
     tool=$!
-    wait_for 20 helper || fail "no helper copies memory: $what"
+    wait_for 120 helper || fail "no helper copies memory: $what"
     usleep $((200000 + round * 77777))
     case $what in
     xl*) kill -9 $tool ;;

@@ -195,6 +195,12 @@ impl Scenario {
         self
     }
 
+    /// Time is the number of instructions executed: what is measured does not depend on the host.
+    pub(crate) fn icount(mut self) -> Scenario {
+        self.machine.icount = true;
+        self
+    }
+
     /// Gives the script the program `probe`.
     pub(crate) fn probe(mut self) -> Scenario {
         self.probe = true;

@@ -412,8 +412,8 @@ pub(crate) fn soak_guests(guests: u64) -> Scenario {
 /// So many guests at once.
 pub(crate) fn soak_scale(guests: u64) -> Scenario {
     many("soak-scale", guests)
-        // With two, Debian's Xen does not bring its dom0 up reliably in the emulator.
         .cpus(1, Threads::Single)
+        .icount()
         .memory((2048 + 72 * guests).clamp(3072, 16384) as u32)
         .limit(1200 + 120 * guests)
         .script(include_str!("../scripts/soak-scale.sh"), &["alive", "no dearer", "memory returned"])
