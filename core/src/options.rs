@@ -185,6 +185,8 @@ pub struct Options {
     pub conring_size: u64,
     /// `sync_console`. Output is always synchronous; taken so that it is no problem.
     pub sync_console: bool,
+    /// `bootscrub=`: idle CPUs zero free memory.
+    pub tidies: bool,
     /// `loglvl=`: least important level shown, of the hypervisor's own messages.
     pub host_level: LevelFilter,
     /// `guest_loglvl=`: the same for messages that guests cause.
@@ -257,6 +259,7 @@ impl Default for Options {
             console_to_ring: false,
             conring_size: 64 << 10,
             sync_console: false,
+            tidies: true,
             host_level: LevelFilter::Info,
             guest_level: LevelFilter::Warn,
             noreboot: false,
@@ -362,6 +365,8 @@ impl Options {
         match name {
             "console_to_ring" => self.console_to_ring = flag(value, wanted)?,
             "sync_console" => self.sync_console = flag(value, wanted)?,
+            // Xen can zero all memory before it starts; idle CPUs doing it comes to the same.
+            "bootscrub" => self.tidies = value == Some("idle") && wanted || flag(value, wanted)?,
             "noreboot" => self.noreboot = flag(value, wanted)?,
             "dom0_vcpus_pin" => self.dom0_vcpus_pin = flag(value, wanted)?,
             "smt" => self.smt = flag(value, wanted)?,

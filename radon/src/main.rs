@@ -102,6 +102,9 @@ fn start(handover: Handover) -> &'static System {
     }
     log::info!("{} MiB free, heap {} KiB; starting dom0", sys.hv.frames.free_frames() >> 8, heap::size() >> 10);
     sys.hv.frames.keep(KEPT);
+    if machine.options.tidies {
+        sys.hv.frames.tidy_when_idle();
+    }
     sys.hv.console.end_boot(&sys.hv);
     if machine.options.watchdog {
         watchdog::start(&sys.hv, machine.options.watchdog_timeout);

@@ -10,7 +10,7 @@
 //! frame cannot be freed twice; the metadata checks it anyway and reports what does not fit.
 //!
 //! **No frame reaches a guest with old contents**: freed frames are dirty, and dirty blocks are zeroed either by an
-//! idle CPU ([`FrameAllocator::scrub_some`]) or at allocation. Allocation prefers clean blocks. Blocks above 2 MiB are
+//! idle CPU ([`FrameAllocator::tidy`]) or at allocation. Allocation prefers clean blocks. Blocks above 2 MiB are
 //! handed out only when clean, which bounds the work of one call; callers fall back to smaller orders.
 //!
 //! **The hypervisor's heap does not run dry because guests took all memory**: the last frames are kept for it
@@ -27,7 +27,7 @@ mod info;
 mod tests;
 
 use core::mem;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use radon_abi::errno::Errno;
 
@@ -104,14 +104,20 @@ const NOT_MAPPED: u64 = u64::MAX;
 
 /// Largest order that is zeroed within one allocation.
 const MAX_SCRUB: Order = Order::LARGE;
-/// Order of the pieces in which idle CPUs zero memory: 256 KiB, some 20 µs.
-const SCRUB_STEP: u32 = 6;
+/// Order of the pieces in which idle CPUs zero memory, under the lock: some 2 µs.
+const SCRUB_STEP: u32 = 2;
+/// Pieces between which an idle CPU does not look whether it has something better to do.
+const SCRUB_STEPS: u32 = 2;
 
 /// The allocator of machine frames, and the table of all of them.
 pub struct FrameAllocator {
     table: Table,
     heap: Lock<Heap>,
     accounts: Accounts,
+    /// Idle CPUs zero free memory.
+    tidies: AtomicBool,
+    /// One of them is at it.
+    tidying: AtomicBool,
     /// How many more blocks may be taken before all are refused.
     #[cfg(feature = "testing")]
     lucky: core::sync::atomic::AtomicU64,
@@ -127,6 +133,8 @@ impl FrameAllocator {
             table: Table { infos, base: base.0 },
             heap: Lock::new(Rank::Frames, Heap::new(nodes)),
             accounts: Accounts::new(),
+            tidies: AtomicBool::new(false),
+            tidying: AtomicBool::new(false),
             #[cfg(feature = "testing")]
             lucky: core::sync::atomic::AtomicU64::new(u64::MAX),
         }
@@ -487,11 +495,29 @@ impl FrameAllocator {
         Ok(())
     }
 
-    /// Zeroes a little free memory that needs it. Called by idle CPUs; returns whether there may be more to do.
+    /// Has idle CPUs zero free memory ahead, so that whoever needs it need not wait.
+    pub fn tidy_when_idle(&self) {
+        self.tidies.store(true, Ordering::Relaxed);
+    }
+
+    /// For idle CPUs: zeroes some free memory that needs it, if idle CPUs do so and no other one is at it. Returns whether there
+    /// may be more to do.
+    pub fn tidy(&self, memory: &dyn PhysMemory) -> bool {
+        if !self.tidies.load(Ordering::Relaxed) || self.tidying.swap(true, Ordering::Acquire) {
+            return false;
+        }
+        let more = (0..SCRUB_STEPS).all(|_| self.scrub_some(memory));
+        self.tidying.store(false, Ordering::Release);
+        more
+    }
+
+    /// Zeroes a little free memory that needs it. It stays free memory meanwhile, since the lock is held: nobody is refused
+    /// memory for it. Returns whether there was some.
     pub fn scrub_some(&self, memory: &dyn PhysMemory) -> bool {
-        let Some(block) = self.heap.lock().take_dirty(&self.table, SCRUB_STEP) else { return false };
+        let mut heap = self.heap.lock();
+        let Some(block) = heap.take_dirty(&self.table, SCRUB_STEP) else { return false };
         self.scrub(memory, block);
-        self.heap.lock().free_block(&self.table, Block { dirty: false, ..block });
+        heap.free_block(&self.table, Block { dirty: false, ..block });
         true
     }
 
@@ -647,10 +673,11 @@ impl FrameAllocator {
 
     /// Notes where the owner's p2m maps frames (in sequence), under that p2m's lock.
     pub(crate) fn set_gfn(&self, start: Mfn, count: u64, gfn: Option<Gfn>) {
-        for n in 0..count {
-            if let Some(info) = start.checked_add(n).and_then(|m| self.table.get(m)) {
-                info.link.store(gfn.map_or(NOT_MAPPED, |g| g.0.saturating_add(n)), Ordering::Release);
-            }
+        let (first, step) = gfn.map_or((NOT_MAPPED, 0), |gfn| (gfn.0, 1));
+        let mut at = first;
+        for info in self.table.range(start, count) {
+            info.link.store(at, Ordering::Release);
+            at = at.wrapping_add(step);
         }
     }
 
@@ -683,8 +710,8 @@ impl FrameAllocator {
 
     /// Makes frames that were taken from the free lists `owner`'s.
     fn own(&self, owner: DomainId, kind: Kind, start: Mfn, count: u64) -> OwnedFrames<'_> {
-        self.set_gfn(start, count, None);
         for info in self.table.range(start, count) {
+            info.link.store(NOT_MAPPED, Ordering::Release);
             info.store(State::new(kind, info.load().node()).with_owner(owner));
         }
         OwnedFrames { frames: self, owner, start, count }

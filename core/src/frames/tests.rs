@@ -195,6 +195,17 @@ fn reserved_and_holes() {
 }
 
 #[test]
+fn idle_cpus_zero_memory_if_they_are_to() {
+    let (a, m) = allocator(64);
+    assert_eq!((a.tidy(&m), a.dirty_frames()), (false, 63), "frame 0 is not handed in");
+    a.tidy_when_idle();
+    assert!(a.tidy(&m));
+    assert!(a.dirty_frames() < 63);
+    while a.tidy(&m) {}
+    assert_eq!(a.dirty_frames(), 0);
+}
+
+#[test]
 fn frames_are_zeroed_before_use() {
     let (a, m) = allocator(64);
     a.account(D).set_limit(64);

@@ -24,6 +24,7 @@ fn booleans_have_all_of_xens_spellings() {
         assert!(!parse(off).smt, "{off}");
     }
     assert_eq!(parse("smt=maybe").problems.len(), 1);
+    assert!(parse("").tidies && parse("bootscrub=idle").tidies && !parse("bootscrub=off").tidies);
     assert!(parse("sync_console sync_console=off").sync_console != parse("sync_console=off sync_console").sync_console);
 }
 

@@ -84,7 +84,11 @@ pub fn cpu_loop(sys: &System, cpu: CpuId) -> ! {
         next = match next {
             Some(vcpu) => run_vcpu(sys, cpu, &vcpu),
             None => {
-                sys.machine.idle(&|| hv.scheduler.needs_schedule(cpu));
+                if hv.frames.tidy(hv.platform.memory()) {
+                    sys.machine.poll_interrupts();
+                } else {
+                    sys.machine.idle(&|| hv.scheduler.needs_schedule(cpu));
+                }
                 choose(sys, cpu)
             }
         };
