@@ -15,12 +15,29 @@ use radon_core::types::{GuestPhysAddr, MachineAddr};
 
 use crate::emulate::walk::{Access, Paging, TableMemory, walk_and_tell};
 
-/// Number of walks that are kept; a power of two.
-const WALKS: usize = 8;
+/// Sets of walks for data, and as many for code: an exit that needs both finds both, wherever they are.
+const SETS: usize = 4;
 
 /// The walks of a vCPU.
 #[derive(Default)]
-pub struct WalkCache([Option<Walk>; WALKS]);
+pub struct WalkCache([[Set; SETS]; 2]);
+
+/// Two walks, of which the older one makes room.
+#[derive(Default)]
+struct Set {
+    walks: [Option<Walk>; 2],
+    older: usize,
+}
+
+impl Set {
+    /// Puts a walk in the place of the older one.
+    fn keep(&mut self, walk: Option<Walk>) -> Option<&Walk> {
+        let place = self.walks.get_mut(self.older)?;
+        self.older ^= 1;
+        *place = walk;
+        place.as_ref()
+    }
+}
 
 /// A walk that ended at a page.
 struct Walk {
@@ -54,19 +71,19 @@ impl WalkCache {
             return false;
         }
         let page = linear & !0xfff;
-        // Code and data of one page number are rarely wanted together.
-        let Some(slot) = self.0.get_mut((linear >> 12) as usize % WALKS) else { return false };
+        let sets = self.0.get_mut(usize::from(access.fetch));
+        let Some(set) = sets.and_then(|sets| sets.get_mut((linear >> 12) as usize % SETS)) else { return false };
         let mut usable = |walk: &Walk| {
             walk.linear == page
                 && walk.access == access
                 && walk.paging == *paging
                 && walk.read(phys, memory, offset, to)
         };
-        if slot.as_ref().is_some_and(&mut usable) {
+        let [first, second] = &set.walks;
+        if first.as_ref().is_some_and(&mut usable) || second.as_ref().is_some_and(&mut usable) {
             return true;
         }
-        *slot = Walk::make(phys, memory, paging, access, page);
-        slot.as_ref().is_some_and(usable)
+        set.keep(Walk::make(phys, memory, paging, access, page)).is_some_and(usable)
     }
 }
 
