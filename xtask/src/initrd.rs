@@ -126,6 +126,8 @@ const GUEST_SCRIPTS: &[(&str, &str)] = &[
     ("etc/count.sh", include_str!("../guest/count.sh")),
     ("etc/load.sh", include_str!("../guest/load.sh")),
     ("etc/disk.sh", include_str!("../guest/disk.sh")),
+    ("etc/bench.sh", include_str!("../guest/bench.sh")),
+    ("etc/sink.sh", include_str!("../guest/sink.sh")),
     ("etc/fpu.sh", include_str!("../guest/fpu.sh")),
 ];
 

@@ -6,10 +6,13 @@
 //! - `probe free-pages`: prints the pages of memory that no guest and not the hypervisor has (in dom0).
 //! - `probe guest-cost MIB ROUNDS`: prints the microseconds that a guest's creation takes and the pages of the hypervisor's
 //!   that it has, besides its own (in dom0).
+//! - `probe now`, `when FILE TEXT SECONDS`, `since-reset`, `downtime SECONDS`, `shares SECONDS`, `idle SECONDS`: for measurements,
+//!   see `bench.rs`.
 //! - `probe nothing`: ends at once; a process for those who need one.
 //!
 //! The exit status is 0 if all is well; else a line that begins with `probe:` says what is not.
 
+mod bench;
 mod fpu;
 mod load;
 mod memory;
@@ -26,6 +29,19 @@ fn main() -> ExitCode {
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("not a number: {text}"));
     let result = match words[..] {
         ["nothing"] => Ok(()),
+        ["now"] => {
+            println!("{}", bench::now());
+            Ok(())
+        }
+        ["when", file, text, seconds] => number(seconds).and_then(|s| bench::when(file, text, s)),
+        ["since-reset"] => bench::since_reset(),
+        ["downtime", seconds] => number(seconds).and_then(bench::downtime),
+        ["shares", seconds] => number(seconds).and_then(bench::shares),
+        ["idle", seconds] => number(seconds).and_then(bench::idle),
+        ["divide-by-zero"] => {
+            bench::divide_by_zero();
+            Ok(())
+        }
         ["guest-cost", mib, rounds] => {
             number(mib).and_then(|m| Ok((m, number(rounds)?))).and_then(|(m, n)| memory::guest_cost(m, n))
         }
@@ -39,7 +55,8 @@ fn main() -> ExitCode {
         ["soak", seconds] => number(seconds).and_then(|s| soak::run(s, None)),
         ["soak", seconds, disk] => number(seconds).and_then(|s| soak::run(s, Some(disk.as_ref()))),
         _ => Err(
-            "usage: probe fpu SECONDS PROCESSES | soak SECONDS [DISK] | free-pages | guest-cost MIB ROUNDS | nothing"
+            "usage: probe fpu SECONDS PROCESSES | soak SECONDS [DISK] | free-pages | guest-cost MIB ROUNDS | now | \
+             when FILE TEXT SECONDS | since-reset | downtime SECONDS | shares SECONDS | idle SECONDS | nothing"
                 .to_owned(),
         ),
     };

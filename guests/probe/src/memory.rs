@@ -24,10 +24,10 @@ struct Hypercall {
 struct Request([u8; 4096]);
 
 /// The way to the hypervisor.
-struct Hypervisor(File);
+pub(crate) struct Hypervisor(File);
 
 impl Hypervisor {
-    fn open() -> Result<Hypervisor, String> {
+    pub(crate) fn open() -> Result<Hypervisor, String> {
         let device = File::options().read(true).write(true).open("/dev/xen/privcmd");
         Ok(Hypervisor(device.map_err(|e| format!("privcmd: {e}"))?))
     }
@@ -52,6 +52,18 @@ impl Hypervisor {
         let answer = self.request("getdomaininfo", domctl::XEN_DOMCTL_GETDOMAININFO, 0, &[])?;
         let (info, _) = domctl::DomainInfo::read_from_prefix(&answer.0[16..]).map_err(|e| e.to_string())?;
         Ok(info.tot_pages)
+    }
+
+    /// What is known of the domains from number `first` on.
+    pub(crate) fn domains(&self, mut first: u16) -> Result<Vec<domctl::DomainInfo>, String> {
+        let mut domains = Vec::new();
+        // The answer is about the next domain that there is; where there is none, there is an error.
+        while let Ok(answer) = self.request("getdomaininfo", domctl::XEN_DOMCTL_GETDOMAININFO, first, &[]) {
+            let (info, _) = domctl::DomainInfo::read_from_prefix(&answer.0[16..]).map_err(|e| e.to_string())?;
+            domains.push(info);
+            first = info.domain.saturating_add(1);
+        }
+        Ok(domains)
     }
 
     /// An operation on a domain; its number is returned, which creation sets.

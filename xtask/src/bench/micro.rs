@@ -14,7 +14,8 @@ use crate::host;
 pub(super) const WORD: &str = "micro";
 /// It has two CPUs for that.
 pub(super) const CPUS: &str = "dom0_max_vcpus=2";
-const MEMORY_MIB: u32 = 1024;
+/// A domain of 1 GiB has room beside dom0.
+pub(super) const MEMORY_MIB: u32 = 3072;
 /// What Radon / Xen is to be at most; and for the two that everything waits for.
 const AIM: f64 = 0.7;
 const SHORT_AIM: f64 = 0.5;

@@ -7,9 +7,11 @@
 
 mod boot;
 mod kernel;
+mod macros;
 mod micro;
 mod plot;
 mod profile;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,6 +32,8 @@ use crate::{host, run};
 const RESULT_PORT: u16 = 0x5f0;
 /// Where it writes to end the machine.
 const END_PORT: u16 = 0x5f4;
+/// Has idle CPUs clear free memory, which the machines of tests spare themselves.
+const TIDY: &str = "bootscrub=idle";
 /// A limit in seconds of QEMU's CPU time.
 const LIMIT: u64 = 240;
 
@@ -39,6 +43,9 @@ pub(crate) struct Options {
     /// What to measure; all of it if not given
     #[arg(value_enum)]
     what: Option<What>,
+    /// Of the macro set, only these parts
+    #[arg(value_enum)]
+    parts: Vec<macros::Part>,
     /// Print the figures as JSON, not as a table
     #[arg(long)]
     json: bool,
@@ -58,8 +65,12 @@ pub(crate) struct Options {
 enum What {
     /// From reset to dom0's first instruction, image size, memory that the hypervisor takes.
     Boot,
-    /// Single operations: exits, hypercalls, interrupts, grants.
+    /// Single operations: exits, hypercalls, interrupts, grants, memory, another domain.
     Micro,
+    /// Hypercalls from several CPUs at once.
+    Scale,
+    /// Debian's dom0, tools and guests: start, create, migrate, disk and network, load, idle hosts.
+    Macro,
 }
 
 /// A figure of both hypervisors.
@@ -107,21 +118,38 @@ pub(crate) fn bench(options: &Options) -> Result<bool> {
         }
         return Ok(true);
     }
-    for what in [What::Boot, What::Micro] {
+    ensure!(options.parts.is_empty() || options.what == Some(What::Macro), "only the macro set has parts");
+    for what in [What::Boot, What::Micro, What::Scale, What::Macro] {
         if options.what.is_some_and(|only| only != what) {
             continue;
         }
-        let (name, rows) = match what {
-            What::Boot => ("boot", boot::measure(&lab)?),
-            What::Micro => ("micro", micro::measure(&lab)?),
-        };
-        let report = Value::Array(rows.iter().map(Row::json).collect());
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(lab.folder.join(format!("{name}.json")), format!("{text}\n"))?;
-        fs::write(lab.folder.join(format!("{name}.svg")), plot::chart(&format!("{name}: Radon / Xen"), &rows))?;
-        if options.json { println!("{text}") } else { print!("{}", table(&rows)) }
+        match what {
+            What::Boot => report(&lab, options, "boot", &boot::measure(&lab)?)?,
+            What::Micro => report(&lab, options, "micro", &micro::measure(&lab)?)?,
+            What::Scale => report(&lab, options, "scale", &scale::measure(&lab)?)?,
+            What::Macro => {
+                let chosen = |part: &macros::Part| options.parts.is_empty() || options.parts.contains(part);
+                for part in macros::Part::ALL.into_iter().filter(chosen) {
+                    let rows = macros::measure(&lab, part)?;
+                    report(&lab, options, &format!("macro-{}", part.name()), &rows)?;
+                }
+            }
+        }
     }
     Ok(true)
+}
+
+/// Writes a set's figures as JSON and a chart, and prints them.
+fn report(lab: &Lab, options: &Options, name: &str, rows: &[Row]) -> Result<()> {
+    let text = serde_json::to_string_pretty(&Value::Array(rows.iter().map(Row::json).collect()))?;
+    fs::write(lab.folder.join(format!("{name}.json")), format!("{text}\n"))?;
+    fs::write(lab.folder.join(format!("{name}.svg")), plot::chart(&format!("{name}: Radon / Xen"), rows))?;
+    if options.json {
+        println!("{text}")
+    } else {
+        print!("{}", table(rows))
+    }
+    Ok(())
 }
 
 /// The rows with their numbers in columns.
@@ -216,6 +244,8 @@ impl Lab {
         };
         // Results of an earlier run are none of this one's.
         fs::write(&results, "")?;
+        // Free memory is in order when a hypervisor has had time for it, as in life.
+        machine.append = format!("{} {TIDY}", machine.append).trim_start().to_owned();
         let mut qemu = machine.command(&payload, false)?;
         let session = Session::start(&mut qemu, &log_of(name), Duration::from_secs(LIMIT), false)?;
         Ok((session, results))
@@ -238,7 +268,12 @@ impl Lab {
         if arguments == micro::WORD {
             machine.append = micro::CPUS.to_owned();
         }
-        let (mut session, results) = self.start(name, hypervisor, kernel, initrd, machine)?;
+        let started = self.start(name, hypervisor, kernel, initrd, machine)?;
+        self.results(name, started)
+    }
+
+    /// Waits for the machine's end and returns what was written to the result port.
+    fn results(&self, name: &str, (mut session, results): (Session, PathBuf)) -> Result<Vec<u8>> {
         let log = log_of(name);
         loop {
             match session.next()? {

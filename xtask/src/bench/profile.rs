@@ -45,7 +45,7 @@ pub(super) fn measure(lab: &Lab, operation: &str) -> Result<Profile> {
     }
     let mut machine = Machine::new("bench-profile");
     machine.icount = true;
-    machine.memory_mib = 1024;
+    machine.memory_mib = micro::MEMORY_MIB;
     machine.append = micro::CPUS.to_owned();
     machine.dom0_append = format!("{} repeat={operation}", micro::WORD);
     let range = format!("{:#x}+{:#x}", symbols.start, symbols.end - symbols.start);
@@ -90,7 +90,7 @@ fn wait(session: &mut Session, since: Instant, done: impl Fn() -> bool) -> Resul
 }
 
 /// Gives QEMU a command of its monitor.
-fn monitor(socket: &Path, command: &str) -> Result<()> {
+pub(super) fn monitor(socket: &Path, command: &str) -> Result<()> {
     let mut stream = UnixStream::connect(socket).context("QEMU's monitor does not answer")?;
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let mut reply = || lines.next().context("QEMU's monitor is gone")?.context("QEMU's monitor");

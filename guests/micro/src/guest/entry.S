@@ -50,4 +50,4 @@ stack_bottom:   .skip 32768
 boot_stack_top:
 second_bottom:  .skip 16384
     .globl second_stack
-second_stack:
+second_stack:   .skip 2 * 16384         // and below, of the third and fourth CPU

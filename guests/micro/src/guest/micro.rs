@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 use core::hint::black_box;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use radon_abi::event_channel::{self, BindVirq};
 use radon_abi::grant_table::{self, CopyPtr, GrantCopy, MapGrantRef, SetupTable, UnmapGrantRef};
@@ -16,15 +16,15 @@ use zerocopy::FromZeros;
 
 use super::hypercall::{loopback, must, set_parameter};
 use super::port::{in32, out32, result};
-use super::{interrupts, is_asked, second};
+use super::{domain, interrupts, is_asked, second};
 
 /// Operations of a batch, and batches.
-const BATCH: u64 = 32;
-const BATCHES: usize = 9;
+pub(crate) const BATCH: u64 = 32;
+pub(crate) const BATCHES: usize = 9;
 /// How far off a timer is set, in nanoseconds: a short wait, since Radon lets a long one end later by a share of it.
 const WAIT: u64 = 100_000;
 /// The longest that an interrupt may take: then it is lost.
-const PATIENCE: u64 = 1_000_000_000;
+pub(crate) const PATIENCE: u64 = 1_000_000_000;
 
 const APIC_BASE: u32 = 0x1b;
 const X2APIC_TASK_PRIORITY: u32 = 0x808;
@@ -39,12 +39,12 @@ const REFERENCE: u32 = grant_table::GNTTAB_NR_RESERVED_ENTRIES;
 
 /// The upcall's entry clears its first byte, this vCPU's `evtchn_upcall_pending`: while that is set, Xen interrupts again.
 #[unsafe(no_mangle)]
-static SHARED_INFO: Page = Page::new();
+pub(crate) static SHARED_INFO: Page = Page::new();
 static GRANT_TABLE: Page = Page::new();
 static SOURCE: Page = Page::new();
 static TARGET: Page = Page::new();
 /// Given back to the hypervisor, so that its address is free to map things at.
-static HOLE: Page = Page::new();
+pub(crate) static HOLE: Page = Page::new();
 
 /// Measures everything.
 pub(crate) fn run() {
@@ -53,17 +53,23 @@ pub(crate) fn run() {
     // SAFETY: a device register that is there until x2APIC mode is entered.
     measure("mmio_read", || _ = black_box(unsafe { APIC_VERSION.read_volatile() }));
     must("add_to_physmap", map_special(memory::XENMAPSPACE_SHARED_INFO, 0, &SHARED_INFO));
-    set_parameter(
-        hvm::HVM_PARAM_CALLBACK_IRQ,
-        hvm::HVM_PARAM_CALLBACK_TYPE_VECTOR << 56 | u64::from(interrupts::UPCALL),
-    );
-    interrupts::enable();
+    take_upcalls();
     local_apic();
     events();
     timers();
     reservations();
     grants();
     second::run();
+    domain::run();
+}
+
+/// Lets upcalls and other interrupts come to the first CPU, which this is.
+pub(crate) fn take_upcalls() {
+    set_parameter(
+        hvm::HVM_PARAM_CALLBACK_IRQ,
+        hvm::HVM_PARAM_CALLBACK_TYPE_VECTOR << 56 | u64::from(interrupts::UPCALL),
+    );
+    interrupts::enable();
 }
 
 /// Runs `operation` in batches and prints what one costs. With the words `repeat=` and its name on the command line, runs it
@@ -89,7 +95,7 @@ fn batch(operation: &mut impl FnMut()) -> u64 {
     rdtsc() - start
 }
 
-fn median(values: &mut [u64; BATCHES]) -> u64 {
+pub(crate) fn median(values: &mut [u64; BATCHES]) -> u64 {
     // Few values: the library's sort would be most of this program.
     for end in 1..BATCHES {
         (1..=end).rev().for_each(|n| {
@@ -199,15 +205,30 @@ fn events() {
     });
 }
 
+/// The port of the timer.
+static TIMER: AtomicU32 = AtomicU32::new(0);
+
+fn set(at: u64) {
+    let mut timer = SetSingleshotTimer { timeout_abs_ns: at, ..SetSingleshotTimer::new_zeroed() };
+    let arguments = [u64::from(vcpu::VCPUOP_SET_SINGLESHOT_TIMER), 0, &raw mut timer as u64];
+    must("set_singleshot_timer", call(hypercall::VCPU_OP, arguments));
+}
+
+/// Sleeps for so many nanoseconds. A hypervisor may tidy up meanwhile.
+pub(crate) fn rest(time: u64) {
+    let before = interrupts::count();
+    set(Clock::read(&SHARED_INFO).now() + time);
+    interrupts::halt_while(interrupts::count, before);
+    acknowledge(0, TIMER.load(Ordering::Relaxed));
+}
+
 /// The singleshot timer.
 fn timers() {
     let mut bind = BindVirq { virq: xen::VIRQ_TIMER, vcpu: 0, port: 0 };
     must("bind_virq", operate(hypercall::EVENT_CHANNEL_OP, event_channel::EVTCHNOP_BIND_VIRQ, &mut bind));
-    let set = |at: u64| {
-        let mut timer = SetSingleshotTimer { timeout_abs_ns: at, ..SetSingleshotTimer::new_zeroed() };
-        let arguments = [u64::from(vcpu::VCPUOP_SET_SINGLESHOT_TIMER), 0, &raw mut timer as u64];
-        must("set_singleshot_timer", call(hypercall::VCPU_OP, arguments));
-    };
+    TIMER.store(bind.port, Ordering::Relaxed);
+    // What an idle hypervisor does for the first time is over then.
+    rest(PATIENCE);
     let far = Clock::read(&SHARED_INFO).now() + 10_000_000_000;
     measure("timer_set", || set(far));
     // From the deadline to the handler: with the CPU at work, and out of HLT.

@@ -1,9 +1,11 @@
 //! The kernel: results, panics.
 
+mod domain;
 mod hypercall;
 mod interrupts;
 mod micro;
 mod port;
+mod scale;
 mod second;
 
 use core::arch::global_asm;
@@ -18,9 +20,12 @@ global_asm!(include_str!("entry.S"), options(att_syntax, raw));
 #[unsafe(no_mangle)]
 extern "C" fn guest_main(start_info: u32) -> ! {
     START_INFO.store(start_info, Ordering::Relaxed);
+    if is_asked(domain::WORD, "") {
+        domain::clone_main();
+    }
     let wants_micro = is_asked("micro", "");
     port::result("entry", radon_guest::entry_counter());
-    if !wants_micro {
+    if !wants_micro && !scale::is_wanted() {
         clock();
     }
     let memory = hypercall::memory();
@@ -29,6 +34,9 @@ extern "C" fn guest_main(start_info: u32) -> ! {
     port::result("dom0_pages", memory.own);
     if wants_micro {
         micro::run();
+    }
+    if scale::is_wanted() {
+        scale::run();
     }
     port::result("end", 0);
     port::end()
@@ -52,6 +60,12 @@ fn clock() {
 
 /// The address of the start information.
 static START_INFO: AtomicU32 = AtomicU32::new(0);
+
+/// The number that follows `first` in a word of the command line.
+fn number(first: &str) -> Option<u64> {
+    let mut words = command_line(START_INFO.load(Ordering::Relaxed)).split(' ');
+    words.find_map(|word| word.strip_prefix(first)?.parse().ok())
+}
 
 /// Whether the command line has the word `first` followed by `second`.
 fn is_asked(first: &str, second: &str) -> bool {

@@ -12,6 +12,7 @@ use radon_guest::start_vcpu;
 use super::hypercall::must;
 use super::interrupts::{self, halt_while};
 use super::micro::{X2APIC_COMMAND, acknowledge, enable_x2apic, measure, wrmsr};
+use super::scale;
 
 /// What the second CPU does when an interrupt wakes it.
 static ORDER: AtomicU32 = AtomicU32::new(NOTHING);
@@ -72,24 +73,39 @@ pub(crate) fn run() {
     ORDER.store(NOTHING, Ordering::Release);
 }
 
-fn send(port: u32) {
+pub(crate) fn send(port: u32) {
     let mut send = event_channel::OnePort { port };
     must("send", operate(hypercall::EVENT_CHANNEL_OP, event_channel::EVTCHNOP_SEND, &mut send));
 }
 
 fn start() {
-    must("start_vcpu", start_vcpu(1, &raw const second_stack as u64));
+    must("start_vcpu", start_vcpu(1, stack_of(1)));
     while APIC_ID.load(Ordering::Acquire) == 0 {
         must("yield", give_way());
     }
 }
 
+/// The number of this CPU's local APIC.
+pub(crate) fn apic_id() -> u64 {
+    u64::from(black_box(__cpuid(1)).ebx >> 24)
+}
+
+/// Where the stack of a further CPU begins.
+pub(crate) fn stack_of(number: u64) -> u64 {
+    /// As `entry.S` has them.
+    const SIZE: u64 = 16384;
+    &raw const second_stack as u64 + (number - 1) * SIZE
+}
+
 #[unsafe(no_mangle)]
-extern "C" fn further_main(_: u64) -> ! {
+extern "C" fn further_main(number: u64) -> ! {
     interrupts::enable_second();
     enable_x2apic();
+    if scale::is_wanted() {
+        scale::further(number);
+    }
     let mut seen = interrupts::second_count();
-    APIC_ID.store(u64::from(black_box(__cpuid(1)).ebx >> 24) + 1, Ordering::Release);
+    APIC_ID.store(apic_id() + 1, Ordering::Release);
     loop {
         halt_while(interrupts::second_count, seen);
         seen = interrupts::second_count();
