@@ -24,12 +24,14 @@ pub struct Coverage {
     pub checked: [u64; 3],
     /// Full audits.
     pub audits: u64,
+    /// Runs that ended early, since the machine was switched off or restarted.
+    pub stopped: u64,
 }
 
 impl Default for Coverage {
     fn default() -> Self {
         let counts = vec![[0; 2]; CALLS * OPERATIONS];
-        Coverage { counts, steps: 0, calls: 0, accesses: 0, domains: 0, checked: [0; 3], audits: 0 }
+        Coverage { counts, steps: 0, calls: 0, accesses: 0, domains: 0, checked: [0; 3], audits: 0, stopped: 0 }
     }
 }
 
@@ -54,6 +56,7 @@ impl Coverage {
         self.accesses += other.accesses;
         self.domains += other.domains;
         self.audits += other.audits;
+        self.stopped += other.stopped;
         for (a, b) in self.checked.iter_mut().zip(other.checked) {
             *a += b;
         }

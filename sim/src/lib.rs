@@ -20,4 +20,5 @@ pub mod order;
 pub mod rng;
 pub mod run;
 pub mod shared;
+pub mod shares;
 pub mod world;

@@ -106,6 +106,9 @@ fn main() -> ExitCode {
     println!(
         "{checked} calls were compared: {unchanged} failed and changed nothing; {refused} met refused allocations"
     );
+    if coverage.stopped > 0 {
+        println!("{} runs ended early: dom0 switched the machine off", coverage.stopped);
+    }
     print!("{}", coverage.report(options.coverage));
     let Some((plan, at, text)) = failed.into_inner().unwrap_or_default() else {
         return ExitCode::SUCCESS;

@@ -64,8 +64,6 @@ pub struct Model {
     pub ports: Recent<u32>,
     /// Handles of mapped grants, with the address.
     pub handles: Recent<(u32, u64)>,
-    /// All handles it ever had, with the address.
-    pub all_handles: BTreeMap<u32, u64>,
     /// Version of its grant table.
     pub grant_version: u32,
     /// It has chosen how upcalls come.
@@ -83,7 +81,6 @@ impl Model {
             ram,
             ports: Recent::default(),
             handles: Recent::default(),
-            all_handles: BTreeMap::new(),
             grant_version: 1,
             has_callback: false,
         }

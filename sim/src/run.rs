@@ -116,6 +116,7 @@ fn steps(plan: &Plan, world: &mut World) -> Result<(), String> {
     SOUND.set(plan.steps);
     if plan.finish {
         STEP.set(plan.steps);
+        world.check_shares()?;
         world.finish(plan.steps)?;
         if let Some(error) = ERROR.take() {
             return Err(error);
@@ -146,6 +147,7 @@ pub fn run(plan: &Plan) -> Outcome {
         // The machine was switched off: a run may end so.
         Err(payload) if payload.is::<Stopped>() => {
             let how = payload.downcast_ref::<Stopped>().map(|s| s.0);
+            world.coverage.stopped += 1;
             if let Some(trace) = &mut world.trace {
                 trace.push(format!("the machine was stopped: {how:?}"));
             }

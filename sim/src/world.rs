@@ -89,7 +89,7 @@ impl World {
         &self.shared.sys.hv
     }
 
-    fn machine(&self) -> &'static SimMachine {
+    pub(crate) fn machine(&self) -> &'static SimMachine {
         self.shared.machine
     }
 
@@ -130,6 +130,10 @@ impl World {
         let mut rng = Rng::new(self.config.seed, step);
         let machine = self.machine();
         self.check_timers()?;
+        if rng.one_in(128) {
+            machine.become_cpu(rng.below(u64::from(self.config.cpus)) as u32);
+            self.disturb(rng.pick(&self.ids));
+        }
         let cpu = match self.choose_cpu(&mut rng) {
             Some(cpu) => cpu,
             None => {
@@ -211,25 +215,35 @@ impl World {
         let machine = self.machine();
         let next = (0..self.config.cpus).filter_map(|c| machine.armed(c)).min();
         match next {
-            Some(t) if !rng.one_in(8) => machine.advance_to(t.max(machine.time())),
+            // A timer that is far off (dom0's watchdog would be the end of the run) has to wait: other things happen first.
+            Some(t) if t.saturating_sub(machine.time()) < 60_000_000_000 && !rng.one_in(8) => {
+                machine.advance_to(t.max(machine.time()))
+            }
             _ => {
                 machine.become_cpu(rng.below(u64::from(self.config.cpus)) as u32);
                 let hv = self.hv();
                 if let Ok(dom0) = hv.domains.get(shared::DOM0) {
                     for vcpu in dom0.vcpus() {
-                        // As a device's interrupt that dom0 has set up.
-                        if hv.scheduler.bring_up(hv, vcpu) || vcpu.sched.unit.is_blocked() {
-                            vcpu.arch.raise_nmi();
-                            hv.scheduler.wake(hv, vcpu);
-                        }
+                        hv.scheduler.bring_up(hv, vcpu);
                     }
                 }
+                self.disturb(shared::DOM0.0);
                 machine.advance_to(self.time_after(1000));
             }
         }
     }
 
-    fn schedule(&mut self, cpu: u32) -> Result<(), Failure> {
+    /// Those of a domain's vCPUs that sleep are woken, as by a device's interrupt that it has set up.
+    fn disturb(&self, id: u16) {
+        let hv = self.hv();
+        let domain = hv.domains.get(DomainId(id)).ok();
+        for vcpu in domain.iter().flat_map(|d| d.vcpus()).filter(|v| v.sched.unit.is_blocked()) {
+            vcpu.arch.raise_nmi();
+            hv.scheduler.wake(hv, vcpu);
+        }
+    }
+
+    pub(crate) fn schedule(&mut self, cpu: u32) -> Result<(), Failure> {
         let shared = self.shared.clone();
         let mut stepper = shared.cpus[cpu as usize].borrow_mut();
         stepper.schedule(&shared.sys);
@@ -250,7 +264,7 @@ impl World {
     }
 
     /// Enters the guest once. Returns whether it came to that: a vCPU may wait for a start-up message.
-    fn enter(&self, cpu: u32, action: Action) -> bool {
+    pub(crate) fn enter(&self, cpu: u32, action: Action) -> bool {
         self.machine().set_next(action);
         self.shared.cpus[cpu as usize].borrow_mut().enter(&self.shared.sys);
         !self.machine().take_next()

@@ -11,6 +11,7 @@ fn some_seeds_find_nothing() {
     for seed in 1..=12 {
         let outcome = run::run(&Plan { audit_every: 256, ..Plan::new(seed, 3000) });
         assert!(outcome.failure.is_none(), "seed {seed}: {:?}", outcome.failure);
+        assert_eq!(outcome.coverage.stopped, 0, "seed {seed} ended early");
         calls += outcome.coverage.calls;
     }
     assert!(calls > 1000, "{calls} calls are no test");

@@ -214,7 +214,7 @@ impl Policy for Null {
             }
         }
         if let Some(waiting) = self.waiting.try_lock() {
-            writeln!(out, "  waiting: {waiting:?}")?;
+            waiting.iter().try_for_each(|unit| writeln!(out, "  {unit} waits for a CPU"))?;
         }
         Ok(())
     }

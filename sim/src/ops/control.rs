@@ -8,6 +8,8 @@ use radon_abi::memory as mem;
 use radon_abi::{hypercall, platform, sched, sysctl};
 use radon_core::domain::Domain;
 use radon_core::p2m::Kind;
+use radon_core::testing::audit;
+use radon_core::types::DomainId;
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use super::{After, Call, Maker, guest, plain};
@@ -46,26 +48,28 @@ pub enum Task {
 
 /// What has to be done for nothing to be left.
 pub fn ending(world: &World) -> Vec<Task> {
-    let mut tasks: Vec<Task> = world.ids.iter().filter(|&&id| id != 0).map(|&id| Task::Destroy(id)).collect();
+    let guests = world.ids.iter().filter(|&&id| id != 0).map(|&id| Task::Destroy(id));
+    guests.chain(letting_go(world)).collect()
+}
+
+/// What dom0 has to do to hold nothing of others any more.
+fn letting_go(world: &World) -> Vec<Task> {
+    let mut tasks = Vec::new();
     let hv = world.hv();
     let Ok(dom0) = hv.domains.get(crate::shared::DOM0) else { return tasks };
     let mut at = 0;
-    let mut granted = Vec::new();
     while at < dom0.p2m.limit().0 {
         let found = dom0.p2m.query(hv, radon_core::types::Gfn(at));
-        match found.entry.kind {
-            Kind::Foreign => tasks.push(Task::Forget(at)),
-            Kind::GrantRw | Kind::GrantRo => granted.push(at << 12),
-            _ => {}
+        if found.entry.kind == Kind::Foreign {
+            tasks.push(Task::Forget(at));
         }
         at = (at | found.order.mask()).saturating_add(1);
     }
-    let known = world.models.get(&0).into_iter().flat_map(|m| &m.all_handles);
-    let known: Vec<_> = known.map(|(h, a)| (*h, *a)).filter(|(_, a)| granted.contains(a)).collect();
-    granted.retain(|a| !known.iter().any(|k| k.1 == *a));
-    tasks.extend(known.into_iter().map(|(handle, at)| Task::Unmap(handle, at)));
-    // Of others the handle was lost, with the structure that had it. Handles are given from 0 on.
-    tasks.extend(granted.into_iter().flat_map(|at| (0..64).map(move |handle| Task::Unmap(handle, at))));
+    // Of some grants dom0 lost the handle, with the structure that had it.
+    let facts = audit::facts(hv).into_iter();
+    let handles = facts.filter(|(what, [id, ..])| *what == "handle" && *id == 0);
+    // Any address in the page will do, but 0 says that nothing is to be unmapped.
+    tasks.extend(handles.map(|(_, [_, handle, gfn, _])| Task::Unmap(handle as u32, gfn << 12 | 8)));
     // A look at the list buries the dead.
     tasks
 }
@@ -94,15 +98,21 @@ pub(super) fn choose(m: &mut Maker<'_>) -> Call {
     if m.world.ending {
         return domctl(m, abi::XEN_DOMCTL_GETDOMAININFO, 0, &abi::DomainInfo::default());
     }
-    let guests = m.world.ids.len() - 1;
-    if guests < m.world.config.guests && m.rng.one_in(8) {
+    let (live, dying) = guests(m.world);
+    if live.len() < m.world.config.guests && m.rng.one_in(8) {
         return perform(m, Task::Create);
     }
     match m.rng.below(64) {
-        0..3 if guests > 0 => {
-            let id = guest_of(m);
-            // What runs wild, or nothing in particular, goes.
-            if m.rng.one_in(8) { perform(m, Task::Destroy(id)) } else { life(m, id) }
+        0..3 if !live.is_empty() => {
+            let (id, over) = m.rng.pick(&live);
+            // What came to its end goes, and sometimes another.
+            if over || m.rng.one_in(16) { perform(m, Task::Destroy(id)) } else { life(m, id) }
+        }
+        // What is dying can go when dom0 holds nothing of it any more.
+        3 if !dying.is_empty() => {
+            let tasks = letting_go(m.world);
+            m.world.tasks.extend(tasks);
+            perform(m, Task::Destroy(m.rng.clone().pick(&dying)))
         }
         0..12 => {
             let id = guest_of(m);
@@ -115,6 +125,21 @@ pub(super) fn choose(m: &mut Maker<'_>) -> Call {
         56..58 => platform_op(m),
         _ => foreign(m),
     }
+}
+
+/// The guests, with whether each has shut down or can never run again; and those that are being destroyed.
+fn guests(world: &World) -> (Vec<(u16, bool)>, Vec<u16>) {
+    let (mut live, mut dying) = (Vec::new(), Vec::new());
+    for &id in world.ids.iter().filter(|&&id| id != 0) {
+        let Ok(domain) = world.hv().domains.get(DomainId(id)) else { continue };
+        if domain.control.is_dying() {
+            dying.push(id);
+        } else {
+            let down = domain.vcpus().iter().all(|v| v.sched.unit.is_down());
+            live.push((id, down || domain.shutdown_reason().is_some()));
+        }
+    }
+    (live, dying)
 }
 
 /// A guest, mostly.
