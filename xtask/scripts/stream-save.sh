@@ -4,7 +4,7 @@
 # Not a virtio disk: that goes past the IOMMU, behind which dom0 has its memory under Debian's Xen.
 modprobe ext4
 mount -t ext4 /dev/nvme0n1 /mnt || fail "the disk"
-guest traveller "vcpus=2" "cmdline='console=hvc0 quiet radon.script=/etc/load.sh radon.rest=200000'"
+guest traveller "vcpus=$(argument vcpus 2)" "cmdline='console=hvc0 quiet radon.script=/etc/load.sh radon.rest=200000'"
 xl create -q /tmp/traveller.cfg || fail create
 guest_says traveller "load 5" 300 || { show_guest traveller; fail boot; }
 xl save traveller /tmp/image >/tmp/save.log 2>&1 || { cat /tmp/save.log; fail save; }

@@ -299,17 +299,19 @@ pub(crate) fn soak(name: &'static str, seconds: u64) -> Scenario {
 /// What one of the two saved, restored by the other.
 pub(crate) fn soak_streams() -> [Scenario; 2] {
     [
-        stream_restored("stream-from-xen").xen_before(stream_saved("stream-from-xen-save")),
-        stream_saved("stream-to-xen").xen_after(stream_restored("stream-to-xen-restore")),
+        // Kernels with more than one CPU are lost under Debian's Xen in the emulator now and then, also as its own dom0.
+        stream_saved("stream-to-xen", 1).xen_after(stream_restored("stream-to-xen-restore")),
+        stream_restored("stream-from-xen").xen_before(stream_saved("stream-from-xen-save", 2)),
     ]
 }
 
 /// A guest is saved to the disk.
-fn stream_saved(name: &'static str) -> Scenario {
+fn stream_saved(name: &'static str, vcpus: u32) -> Scenario {
     Scenario::new(name)
         .flavour(Flavour::Tools)
         .disks(&[Controller::Nvme])
         .cpu_flags(AS_UNDER_XEN)
+        .dom0_append(&format!("radon.vcpus={vcpus}"))
         .limit(400)
         .script(include_str!("../scripts/stream-save.sh"), &["save"])
 }
