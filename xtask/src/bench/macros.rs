@@ -233,7 +233,6 @@ fn follow(mut session: Session, socket: &Path, trace: &Path) -> Result<Values> {
                     (Some("BENCH-IDLE"), Some("begin"), _) => {
                         from = fs::metadata(trace).map_or(0, |file| file.len());
                         profile::monitor(socket, "log int")?;
-                        session.send("\n")?;
                     }
                     (Some("BENCH-IDLE"), Some("end"), Some(guests)) => {
                         profile::monitor(socket, "log none")?;
@@ -241,7 +240,6 @@ fn follow(mut session: Session, socket: &Path, trace: &Path) -> Result<Values> {
                         let value = wakeups * 60 / IDLE_SECONDS;
                         eprintln!("  idle_{guests} {value}");
                         values.0.push((format!("idle_{guests}"), value));
-                        session.send("\n")?;
                     }
                     _ => {}
                 }
@@ -249,7 +247,7 @@ fn follow(mut session: Session, socket: &Path, trace: &Path) -> Result<Values> {
             Event::Partial(_) => {}
             Event::Limit(limit) => bail!("{limit}"),
             Event::Ended(_) if done => return Ok(values),
-            Event::Ended(_) => bail!("the machine ended before the script did"),
+            Event::Ended(_) => bail!("the machine ended before the script did, or the script failed"),
         }
     }
 }
