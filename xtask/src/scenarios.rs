@@ -353,7 +353,7 @@ fn two_machines(name: &'static str, other: &'static str, rounds: u64, xen: bool)
         .memory(1536)
         .cpu_flags(flags)
         .dom0_append(COPY)
-        .limit(600 + 200 * rounds)
+        .limit(1800 + 1200 * rounds)
         .script(include_str!("../scripts/machines-target.sh"), &[]);
     Scenario::new(name)
         .flavour(Flavour::Tools)
@@ -361,7 +361,7 @@ fn two_machines(name: &'static str, other: &'static str, rounds: u64, xen: bool)
         .cpu_flags(flags)
         .disks(&[Controller::Nvme])
         .dom0_append(&format!("radon.rounds={rounds} {COPY}"))
-        .limit(600 + 200 * rounds)
+        .limit(1800 + 1200 * rounds)
         .script(
             include_str!("../scripts/machines-source.sh"),
             &["boot", "target killed", "cable cut", "there and back", "shutdown"],
