@@ -205,6 +205,10 @@ pub mod shared_info {
     pub const EVTCHN_MASK: u64 = offset_of!(SharedInfo, evtchn_mask) as u64;
     /// `evtchn_mask` of a 32-bit guest: 128 bytes.
     pub const COMPAT_EVTCHN_MASK: u64 = EVTCHN_PENDING + 128;
+    /// `wc_version` of a 32-bit guest; `wc_sec` and `wc_nsec` follow, 4 bytes each.
+    pub const COMPAT_WC_VERSION: u64 = COMPAT_EVTCHN_MASK + 128;
+    /// `arch.wc_sec_hi` of a 32-bit guest.
+    pub const COMPAT_WC_SEC_HI: u64 = COMPAT_WC_VERSION + 36;
     /// `wc_version`; `wc_sec`, `wc_nsec` and `wc_sec_hi` follow, 4 bytes each.
     pub const WC_VERSION: u64 = offset_of!(SharedInfo, wc_version) as u64;
     /// `wc_sec`.

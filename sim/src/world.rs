@@ -313,7 +313,7 @@ impl World {
         })
     }
 
-    /// The guest switches to the mode it uses: 64-bit with tables that map addresses one to one, or none.
+    /// The guest switches to the mode it uses: 64-bit with tables that map addresses one to one, or none; some 32-bit.
     fn start_guest(&mut self, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
         let Some(model) = self.models.get(&domain.id.0) else { return };
         let Some(arch) = X86Vcpu::of(vcpu) else { return };
@@ -332,7 +332,13 @@ impl World {
             let long = efer::LME | efer::LMA | efer::NXE;
             cpu.set_control(&Control { cr0: bits, cr2: 0, cr3: TABLES[0] << 12, cr4: 1 << 5 | 1 << 18, efer: long });
             cpu.set_segment(SegmentName::Cs, &flat(0xa9b));
+        } else if domain.is_hardware() || domain.id.0 % 8 != 3 {
+            // No processor has this mode: calls with the structures that the simulator makes, but no walks.
+            let long = efer::LME | efer::LMA | efer::NXE;
+            cpu.set_control(&Control { cr0: cr0::PE | cr0::ET, cr2: 0, cr3: 0, cr4: 0, efer: long });
+            cpu.set_segment(SegmentName::Cs, &flat(0xa9b));
         } else {
+            // What has two layouts is nonsense from these.
             cpu.set_control(&Control { cr0: cr0::PE | cr0::ET, cr2: 0, cr3: 0, cr4: 0, efer: 0 });
             cpu.set_segment(SegmentName::Cs, &flat(0xc9b));
         }

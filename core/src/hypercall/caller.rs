@@ -27,6 +27,8 @@ pub struct Caller<'a> {
     pub vcpu: &'a Arc<Vcpu>,
     /// The calling vCPU's memory.
     pub memory: &'a dyn GuestVirtual,
+    /// Whether it calls in 32-bit mode, with structures of that layout: [`super::compat`].
+    pub compat: bool,
     budget: Cell<u32>,
 }
 
@@ -35,7 +37,7 @@ pub struct Caller<'a> {
 const BUDGET: u32 = 512;
 
 impl<'a> Caller<'a> {
-    /// A caller with a full budget.
+    /// A caller in 64-bit mode with a full budget.
     #[must_use]
     pub fn new(
         hv: &'a Hypervisor,
@@ -43,7 +45,22 @@ impl<'a> Caller<'a> {
         vcpu: &'a Arc<Vcpu>,
         memory: &'a dyn GuestVirtual,
     ) -> Caller<'a> {
-        Caller { hv, domain, vcpu, memory, budget: Cell::new(BUDGET) }
+        Caller { hv, domain, vcpu, memory, compat: false, budget: Cell::new(BUDGET) }
+    }
+
+    /// The same caller in 32-bit mode, if `compat`.
+    #[must_use]
+    pub fn in_mode(self, compat: bool) -> Caller<'a> {
+        Caller { compat, ..self }
+    }
+
+    /// Does something as the same caller with another view of its memory, and with what is left of its budget.
+    pub(super) fn with_memory<R>(&self, memory: &dyn GuestVirtual, f: impl FnOnce(&Caller<'_>) -> R) -> R {
+        let Caller { hv, domain, vcpu, compat, .. } = *self;
+        let other = Caller { hv, domain, vcpu, memory, compat, budget: Cell::new(self.budget.get()) };
+        let result = f(&other);
+        self.budget.set(other.budget.get());
+        result
     }
 
     /// Spends one unit of the budget. `false` means that it is used up: stop and return

@@ -2,6 +2,7 @@
 //! operations, which is at once the dispatcher's data and the coverage ledger.
 
 mod caller;
+mod compat;
 #[cfg(test)]
 mod ledger;
 mod table;

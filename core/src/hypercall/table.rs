@@ -4,7 +4,7 @@
 use radon_abi::errno::Errno;
 use radon_abi::hypercall as number;
 
-use super::{Args, Caller, OpResult, Outcome};
+use super::{Args, Caller, OpResult, Outcome, compat};
 use crate::control::{domctl, sysctl};
 use crate::sched::{ops as sched, vcpu_op};
 use crate::{console, evtchn, grant, memory, ops};
@@ -97,10 +97,16 @@ const fn by_number() -> [Option<&'static Hypercall>; number::LIMIT] {
 /// # Errors
 /// As the operation's documentation says.
 pub fn dispatch(caller: &Caller<'_>, number: u32, args: Args) -> OpResult {
-    match BY_NUMBER.get(number as usize) {
-        Some(Some(call)) => (call.handler)(caller, args),
-        _ => Err(Errno::ENOSYS),
+    if caller.compat {
+        return compat::dispatch(caller, number, args);
     }
+    let call = lookup(number).ok_or(Errno::ENOSYS)?;
+    (call.handler)(caller, args)
+}
+
+/// The hypercall of this number.
+pub(super) fn lookup(number: u32) -> Option<&'static Hypercall> {
+    BY_NUMBER.get(number as usize).copied().flatten()
 }
 
 /// Executes the operation of `table` that has this number; `ENOSYS` if there is none. Operations that stand at their

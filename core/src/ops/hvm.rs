@@ -11,6 +11,7 @@ use zerocopy::IntoBytes;
 use crate::domain::Domain;
 use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, SUCCESS, no, op, operation};
 use crate::p2m::Kind;
+use crate::time::clock::set_guest_mode;
 use crate::types::{Gfn, VcpuId};
 
 /// The highest `SHUTDOWN_*` reason.
@@ -76,6 +77,9 @@ fn set_param(caller: &Caller<'_>, args: Args) -> OpResult {
     let (index, value) = checked(caller, a.index, a.value)?;
     if index == abi::HVM_PARAM_CALLBACK_IRQ {
         domain.arch.set_callback_via(value)?;
+        if domain.id == caller.domain.id {
+            set_guest_mode(caller.hv, &domain, caller.compat);
+        }
     }
     let mut params = domain.hvm_params.lock();
     let slot = params.get_mut(index as usize).ok_or(Errno::EINVAL)?;

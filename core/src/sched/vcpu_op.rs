@@ -8,7 +8,7 @@ use radon_abi::xen::VcpuTimeInfo;
 
 use crate::evtchn::{Pin, VcpuEvents};
 use crate::hypercall::{Args, Caller, Coverage, OpResult, Operation, Outcome, SUCCESS, operation};
-use crate::time::{Area, VcpuTimer};
+use crate::time::{Area, VcpuTimer, runstate_size};
 use crate::types::{Gfn, GuestVirtAddr, Nanoseconds, VcpuId};
 use crate::vcpu::Vcpu;
 
@@ -136,7 +136,7 @@ fn registered_area(caller: &Caller<'_>, args: Args, len: usize) -> Result<Option
 /// `EFAULT`: not the domain's own writable memory.
 fn register_runstate_memory_area(caller: &Caller<'_>, args: Args) -> OpResult {
     let vcpu = target(caller, args)?;
-    let area = registered_area(caller, args, size_of::<abi::RunstateInfo>())?;
+    let area = registered_area(caller, args, runstate_size(caller))?;
     if let Some(old) = vcpu.time.set_runstate_area(area) {
         old.release(caller.hv);
     }

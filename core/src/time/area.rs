@@ -20,6 +20,15 @@ use crate::hypercall::Caller;
 use crate::hypervisor::Hypervisor;
 use crate::types::{GuestVirtAddr, MachineAddr, PAGE_SIZE};
 
+/// Where the times begin in the run state of a 32-bit guest, and the size of that.
+const COMPAT_ENTRY_TIME: usize = size_of::<u32>();
+const COMPAT_RUNSTATE: usize = COMPAT_ENTRY_TIME + 5 * size_of::<u64>();
+
+/// The bytes of a run state in the layout of the caller.
+pub(crate) fn runstate_size(caller: &Caller<'_>) -> usize {
+    if caller.compat { COMPAT_RUNSTATE } else { size_of::<RunstateInfo>() }
+}
+
 /// A part of an area that lies in one frame.
 #[derive(Debug)]
 struct Piece {
@@ -33,6 +42,8 @@ struct Piece {
 #[must_use = "an area that is dropped holds its frames for ever"]
 pub struct Area {
     pieces: ArrayVec<Piece, 2>,
+    /// Its owner is a 32-bit guest: a run state has no padding there.
+    compat: bool,
 }
 
 impl Area {
@@ -41,7 +52,7 @@ impl Area {
     /// # Errors
     /// `EFAULT` if that is not all the domain's own writable memory.
     pub(crate) fn register(caller: &Caller<'_>, addr: GuestVirtAddr, len: usize) -> Result<Area, Errno> {
-        let mut area = Area { pieces: ArrayVec::new() };
+        let mut area = Area { pieces: ArrayVec::new(), compat: caller.compat };
         let filled = area.fill(caller, addr, len);
         match filled {
             Ok(()) => Ok(area),
@@ -102,17 +113,27 @@ impl Area {
     /// else changes and goes away last.
     pub(super) fn write_runstate(&self, hv: &Hypervisor, info: &RunstateInfo, marked: bool) {
         const ENTRY_TIME: usize = core::mem::offset_of!(RunstateInfo, state_entry_time);
-        /// The byte of the entry time that has the mark.
-        const MARK: usize = ENTRY_TIME + 7;
+        let entry_time = if self.compat { COMPAT_ENTRY_TIME } else { ENTRY_TIME };
+        let write_all = |info: &RunstateInfo| {
+            let (state, times) = info.as_bytes().split_at(ENTRY_TIME);
+            if self.compat {
+                self.write(hv, 0, info.state.as_bytes());
+            } else {
+                self.write(hv, 0, state);
+            }
+            self.write(hv, entry_time, times);
+        };
         if !marked {
-            self.write(hv, 0, info.as_bytes());
+            write_all(info);
             return;
         }
+        // The byte of the entry time that has the mark.
+        let mark = entry_time.wrapping_add(7);
         let during = RunstateInfo { state_entry_time: info.state_entry_time | XEN_RUNSTATE_UPDATE, ..*info };
         let mark_of = |info: &RunstateInfo| [(info.state_entry_time >> 56) as u8];
-        self.write(hv, MARK, &mark_of(&during));
-        self.write(hv, 0, during.as_bytes());
-        self.write(hv, MARK, &mark_of(info));
+        self.write(hv, mark, &mark_of(&during));
+        write_all(&during);
+        self.write(hv, mark, &mark_of(info));
     }
 
     /// Writes time information under the version protocol.

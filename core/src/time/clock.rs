@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicI64, Ordering};
 
 use radon_abi::errno::Errno;
-use radon_abi::xen::{VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT};
+use radon_abi::xen::{VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT, shared_info};
 use zerocopy::IntoBytes;
 
 use crate::domain::Domain;
@@ -17,8 +17,6 @@ use crate::types::{DomainId, MachineAddr, Nanoseconds};
 
 /// Offset of `time` in `struct vcpu_info`.
 const VCPU_INFO_TIME: u64 = 32;
-/// Offset of `wc_version` in `struct shared_info`; seconds, nanoseconds and the upper half of the seconds follow.
-const SHARED_INFO_WALL_CLOCK: u64 = 3072;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -89,21 +87,32 @@ pub fn publish_wall_clock(hv: &Hypervisor, domain: &Domain) {
     let offset = domain.time.offset().saturating_mul(SECOND as i64);
     let wall = hv.timers.wall_clock.at_boot(hv).saturating_add_signed(offset);
     let (seconds, nanoseconds) = (wall / SECOND, wall % SECOND);
-    let Some(at) = domain.shared_info.addr().checked_add(SHARED_INFO_WALL_CLOCK) else { return };
+    let (at, high) = match domain.events.is_compat() {
+        true => (shared_info::COMPAT_WC_VERSION, shared_info::COMPAT_WC_SEC_HI),
+        false => (shared_info::WC_VERSION, shared_info::WC_SEC_HI),
+    };
     let memory = hv.platform.memory();
-    let store = |n: u64, value: u32| {
-        if let Some(field) = at.checked_add(n) {
+    let store = |offset: u64, value: u32| {
+        if let Some(field) = domain.shared_info.addr().checked_add(offset) {
             memory.store_u32(field, value);
         }
     };
     let mut version = domain.time.version.lock();
-    store(0, version.wrapping_add(1));
+    store(at, version.wrapping_add(1));
     // Truncations: the parts of a 64-bit count, and a number below 10^9.
-    store(4, seconds as u32);
-    store(8, nanoseconds as u32);
-    store(12, (seconds >> 32) as u32);
+    store(at.wrapping_add(4), seconds as u32);
+    store(at.wrapping_add(8), nanoseconds as u32);
+    store(high, (seconds >> 32) as u32);
     *version = version.wrapping_add(2);
-    store(0, *version);
+    store(at, *version);
+}
+
+/// The domain says in which mode it is: its shared pages get the layout of that mode.
+pub fn set_guest_mode(hv: &Hypervisor, domain: &Domain, compat: bool) {
+    if domain.events.is_compat() != compat {
+        domain.events.set_compat(compat);
+        publish_wall_clock(hv, domain);
+    }
 }
 
 /// Sets the machine's wall clock: it was `seconds` and `nanoseconds` since 1970-01-01 UTC at system time `at`. All

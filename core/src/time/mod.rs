@@ -15,6 +15,7 @@ mod runstate;
 mod vcpu;
 
 pub use area::Area;
+pub(crate) use area::runstate_size;
 pub use queue::{Armed, Owner, Timers};
 pub use runstate::{Runstate, State};
 pub use vcpu::{ARCH_TIMERS, VcpuTime, VcpuTimer};

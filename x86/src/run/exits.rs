@@ -212,9 +212,13 @@ impl Cx<'_> {
 
     // ---- hypercalls ----
 
+    /// Whether the guest executes 64-bit code.
+    pub(super) fn in_64_bit_mode(&self) -> bool {
+        self.state.cpu.control().efer & efer::LMA != 0 && self.state.cpu.segment(SegmentName::Cs).is_long()
+    }
+
     fn hypercall(&mut self) {
-        let control = self.state.cpu.control();
-        let long = control.efer & efer::LMA != 0 && self.state.cpu.segment(SegmentName::Cs).is_long();
+        let long = self.in_64_bit_mode();
         if self.state.cpu.cpl() != 0 {
             // User mode makes no hypercalls.
             if self.retire_any(&[Op::Vmmcall, Op::Vmcall]) {
@@ -235,7 +239,7 @@ impl Cx<'_> {
         let result = {
             let hv = self.hv();
             let memory = GuestMemory::new(hv, self.domain, self.state);
-            let caller = Caller::new(hv, self.domain, self.vcpu, &memory);
+            let caller = Caller::new(hv, self.domain, self.vcpu, &memory).in_mode(!long);
             dispatch(&caller, number, args)
         };
         let value = match result {

@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 
 use radon_abi::trace::{TRC_HVM_MSR_READ, TRC_HVM_MSR_WRITE};
 use radon_core::p2m::GuestPhys;
+use radon_core::time::clock::set_guest_mode;
 use radon_core::types::{Gfn, PAGE_SIZE};
 
 use super::Cx;
@@ -105,7 +106,8 @@ impl Cx<'_> {
         self.vcpu.publish_clock(self.hv());
     }
 
-    /// Writes the stubs through which a guest may call (`mov $number, %eax; vmmcall; ret`).
+    /// Writes the stubs through which a guest may call (`mov $number, %eax; vmmcall; ret`), in any mode. It does so early,
+    /// so this also tells which kind of guest it is.
     fn fill_hypercall_page(&self, gfn: Gfn) -> Result<(), GeneralProtection> {
         let mut page = [0xcc_u8; PAGE_SIZE as usize];
         for (number, stub) in page.chunks_exact_mut(STUB).enumerate() {
@@ -120,6 +122,7 @@ impl Cx<'_> {
             }
         }
         let at = gfn.checked_addr().ok_or(GeneralProtection)?;
+        set_guest_mode(self.hv(), self.domain, !self.in_64_bit_mode());
         GuestPhys::new(self.hv(), &self.domain.p2m).write(at, &page).map_err(|_| GeneralProtection)
     }
 }

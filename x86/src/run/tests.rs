@@ -695,6 +695,45 @@ fn an_interrupt_below_the_task_priority_comes_when_that_falls() {
 }
 
 #[test]
+fn a_guest_in_32_bit_mode_gets_that_layout() {
+    let mut rig = rig();
+    let page = 0xc000;
+    let set_page = |rig: &mut Rig| {
+        rig.set(gpr::RCX, 0x4000_0000);
+        rig.set(gpr::RAX, page);
+        rig.set(gpr::RDX, 0);
+        rig.exit(WRMSR, Exit::Wrmsr);
+        assert_eq!(rig.moved(), 2);
+    };
+    set_page(&mut rig);
+    assert!(!rig.domain.events.is_compat());
+    rig.cpu(|cpu| {
+        cpu.set_segment(SegmentName::Cs, &Segment { selector: 8, attributes: 0xc9b, limit: u32::MAX, base: 0 });
+    });
+    set_page(&mut rig);
+    assert!(rig.domain.events.is_compat());
+    // A structure of both kinds, in 32-bit registers: what is above them does not count.
+    let at = 0xb000;
+    rig.put(at, &radon_abi::xen::DOMID_SELF.to_le_bytes());
+    rig.set(gpr::RAX, 12);
+    rig.set(gpr::RBX, 1 << 40 | u64::from(radon_abi::memory::XENMEM_MAXIMUM_GPFN));
+    rig.set(gpr::RCX, 1 << 40 | at);
+    rig.exit(VMMCALL, Exit::Hypercall);
+    assert_eq!((rig.reg(gpr::RAX), rig.moved()), (RAM_FRAMES - 1, 3));
+    rig.set(gpr::RAX, 12);
+    rig.set(gpr::RBX, u64::from(radon_abi::memory::XENMEM_ADD_TO_PHYSMAP));
+    rig.set(gpr::RCX, 0xb000);
+    let request = [u32::from(radon_abi::xen::DOMID_SELF), radon_abi::memory::XENMAPSPACE_SHARED_INFO, 0, 0x20];
+    for (n, word) in request.into_iter().enumerate() {
+        rig.put(0xb000 + 4 * n as u64, &word.to_le_bytes());
+    }
+    rig.exit(VMMCALL, Exit::Hypercall);
+    assert_eq!(rig.reg(gpr::RAX), 0);
+    let kind = rig.domain.p2m.query(&rig.sys.hv, Gfn(0x20)).entry.kind;
+    assert_eq!(kind, PageKind::Special);
+}
+
+#[test]
 fn upcalls_come_by_the_domain_s_vector_or_the_vcpu_s_own() {
     use radon_core::platform::{ArchDomain, ArchVcpu};
     let mut rig = rig();
