@@ -306,6 +306,8 @@ pub enum Exit {
     DebugRegister,
     /// An exception that is intercepted to bound its recursion (#DB, #AC): to be handed to the guest.
     Exception(Event),
+    /// A write of CR4, not yet executed: what the guest may set depends on what its CPUID shows, not on the processor.
+    ControlRegister,
     /// A write of CR8, not yet executed (see [`VirtualCpu::watch_task_priority`]).
     TaskPriority,
     /// INT1 (ICEBP), not yet executed: a #DB that follows the instruction.

@@ -22,7 +22,9 @@ use radon_x86::virt::{
 };
 
 use super::fpu::{FpuArea, xgetbv, xsetbv};
-use super::vmcb::{INTERCEPT_CR8_WRITE, Vmcb, VmcbSegment, clean, event, exit, misc1, misc2, npf, tlb, vintr};
+use super::vmcb::{
+    INTERCEPT_CR4_WRITE, INTERCEPT_CR8_WRITE, Vmcb, VmcbSegment, clean, event, exit, misc1, misc2, npf, tlb, vintr,
+};
 use super::{
     Asids, EFER_SVME, FLUSH_GENERATION, PRESENCE, PermissionMaps, common, machine_address, slot_of, with_this_cpu,
 };
@@ -311,6 +313,7 @@ impl SvmCpu {
                 self.load_debug_registers();
                 Exit::DebugRegister
             }
+            exit::CR4_WRITE => Exit::ControlRegister,
             exit::CR8_WRITE => {
                 self.vmcb.intercept_cr &= !INTERCEPT_CR8_WRITE;
                 self.mark(clean::INTERCEPTS);
@@ -791,7 +794,7 @@ impl VirtualCpu for SvmCpu {
         v.interrupt_shadow = 0;
         v.event_injection = 0;
         v.vintr = vintr::MASKING;
-        v.intercept_cr = 0;
+        v.intercept_cr = INTERCEPT_CR4_WRITE;
         v.intercept_misc1 &= !(misc1::VINTR | misc1::IRET);
         self.in_nmi = false;
         self.dirty = clean::ALL;

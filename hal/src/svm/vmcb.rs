@@ -183,6 +183,8 @@ impl Default for Vmcb {
     }
 }
 
+/// In the word of control register intercepts: writes of CR4.
+pub(crate) const INTERCEPT_CR4_WRITE: u32 = 1 << 20;
 /// In the word of control register intercepts: writes of CR8.
 pub(crate) const INTERCEPT_CR8_WRITE: u32 = 1 << 24;
 
@@ -230,6 +232,7 @@ pub(crate) mod misc2 {
 /// Exit codes.
 pub(crate) mod exit {
     #![allow(missing_docs, reason = "named after the intercepts that cause them")]
+    pub(crate) const CR4_WRITE: u64 = 0x14;
     pub(crate) const CR8_WRITE: u64 = 0x18;
     pub(crate) const DR_FIRST: u64 = 0x20;
     pub(crate) const DR_LAST: u64 = 0x3f;

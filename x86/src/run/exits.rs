@@ -60,7 +60,7 @@ impl Cx<'_> {
             Exit::Xsetbv => self.xsetbv(),
             Exit::Rdtsc { with_aux } => self.rdtsc(with_aux),
             Exit::Exception(event) => self.inject(event),
-            Exit::TaskPriority => self.emulate(Cause::Register),
+            Exit::ControlRegister | Exit::TaskPriority => self.emulate(Cause::Register),
             Exit::Icebp => {
                 if self.retire(Op::Int1) {
                     self.inject(Event::DB);

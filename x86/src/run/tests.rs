@@ -695,6 +695,24 @@ fn an_interrupt_below_the_task_priority_comes_when_that_falls() {
 }
 
 #[test]
+fn cr4_holds_only_what_cpuid_shows() {
+    let mut rig = rig();
+    let write = |rig: &mut Rig, value| {
+        rig.set(gpr::RAX, value);
+        rig.exit(&[0x0f, 0x22, 0xe0], Exit::ControlRegister); // mov cr4, rax
+        (rig.event(), rig.moved(), rig.cpu(|c| c.cr4()))
+    };
+    let before = rig.cpu(|c| c.cr4());
+    assert_eq!(write(&mut rig, before | 1 << 7), (None, 3, before | 1 << 7));
+    // VMXE is another maker's, 5-level paging and control-flow enforcement are shown to nobody.
+    for bit in [13, 12, 23, 40] {
+        assert_eq!(write(&mut rig, before | 1 << bit), (Some(Event::GP), 0, before | 1 << 7), "{bit}");
+    }
+    rig.user();
+    assert_eq!(write(&mut rig, before).0, Some(Event::GP));
+}
+
+#[test]
 fn a_guest_in_32_bit_mode_gets_that_layout() {
     let mut rig = rig();
     let page = 0xc000;
