@@ -67,9 +67,11 @@ fn for_extents(
     Ok(Outcome::Done(request.count))
 }
 
-/// Accepts only the domain's own RAM for removal, populated or not.
-fn own_ram(entry: Entry) -> Result<(), Errno> {
-    if entry.kind.own_ram() || entry.kind == Kind::OnDemand { Ok(()) } else { Err(Errno::EINVAL) }
+/// Accepts for removal the domain's own RAM, populated or not, and what the hardware domain reaches of the machine: it
+/// takes that for RAM where the firmware does.
+fn own_memory(entry: Entry) -> Result<(), Errno> {
+    let removable = entry.kind.own_ram() || matches!(entry.kind, Kind::OnDemand | Kind::Mmio | Kind::Firmware);
+    if removable { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// `XENMEM_increase_reservation`: would allocate frames without mapping them; a translated domain has no use for that
@@ -107,7 +109,7 @@ pub(super) fn decrease(caller: &Caller<'_>, args: Args) -> OpResult {
             let mut populated = false;
             let accept = |entry: Entry| {
                 populated = entry.kind.own_ram();
-                own_ram(entry)
+                own_memory(entry)
             };
             let removed = p2m.remove(caller.hv, at, most, accept, &mut batch)?;
             done = done.saturating_add(removed.frames());
@@ -177,7 +179,7 @@ fn populate_identity(
         if result.is_err() {
             for undo in (0..n).filter_map(|n| gfn.checked_add(n)) {
                 // These were mapped just now; if the guest has changed one in between, that stays.
-                let _ = domain.p2m.remove(hv, undo, Order::PAGE, own_ram, batch);
+                let _ = domain.p2m.remove(hv, undo, Order::PAGE, own_memory, batch);
             }
             return result;
         }

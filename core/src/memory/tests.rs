@@ -101,6 +101,18 @@ fn decrease_and_populate() {
 }
 
 #[test]
+fn the_hardware_domain_can_drop_firmware_memory() {
+    let f = fixture();
+    let p2m = &f.host.domain(f.dom0).p2m;
+    p2m.add_direct(&f.host.hv, Gfn(3000), Mfn(0x10_0000), 2, Kind::Firmware).unwrap();
+    let (pages, free) = (f.pages(f.dom0), f.host.hv.frames.free_frames());
+    assert_eq!(f.reserve(f.dom0, XENMEM_DECREASE_RESERVATION, DOMID_SELF, 0, &[3000, 3000]), Ok(1));
+    assert_eq!((f.entry(f.dom0, 3000).kind, f.entry(f.dom0, 3001).kind), (Kind::Hole, Kind::Firmware));
+    // It was nobody's frame.
+    assert_eq!((f.pages(f.dom0), f.host.hv.frames.free_frames()), (pages, free));
+}
+
+#[test]
 fn large_extents() {
     let f = fixture();
     f.limit(f.guest, 2048);
