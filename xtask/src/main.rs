@@ -6,6 +6,7 @@ mod bench;
 mod bochs;
 mod build;
 mod clocks;
+mod coverage;
 mod cpio;
 mod devices;
 mod extras;
@@ -27,6 +28,7 @@ mod sim;
 mod soak;
 mod source;
 mod test;
+mod xtf;
 
 use std::process::{ExitCode, Stdio};
 
@@ -61,8 +63,12 @@ enum Task {
     Bench(bench::Options),
     /// Look at the code: unsafe blocks, lines, licences, panics in the image, stack frames, reproducible builds
     Audit(audit::Options),
+    /// Measure which lines of core and x86 the tests on the host execute
+    Coverage(coverage::Options),
     /// Look for inputs that break a parser, the emulator or a hypercall
     Fuzz(fuzz::Options),
+    /// Run a built tree of the Xen Test Framework on Radon and on Debian's Xen
+    Xtf(xtf::Options),
     /// Write the book's chapter that says what each source file is
     Guide,
     /// Run every check; the last line is "N passed, N failed, N skipped"
@@ -96,7 +102,9 @@ fn perform(task: Task) -> Result<bool> {
         Task::Soak(options) => return soak::soak(&options),
         Task::Bench(options) => return bench::bench(&options),
         Task::Audit(options) => return audit::audit(&options),
+        Task::Coverage(options) => return coverage::coverage(&options),
         Task::Fuzz(options) => return fuzz::fuzz(&options),
+        Task::Xtf(options) => return xtf::xtf(&options),
         Task::Guide => println!("{}", guide::write()?.display()),
         Task::Test(options) => return test::test(&options),
     }
