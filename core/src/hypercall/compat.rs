@@ -261,13 +261,15 @@ impl GuestVirtual for Memory32<'_> {
             Place::Plain => self.caller.read(from, to),
             Place::Structure(at, inside) => {
                 let wide = self.load(at)?;
-                to.copy_from_slice(part(&wide, inside, to.len())?);
+                let bytes = part(&wide, inside, to.len())?;
+                to.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
                 Ok(())
             }
             Place::Long(at) => {
                 let mut narrow = [0; 4];
                 self.caller.read(at, &mut narrow)?;
-                to.copy_from_slice(&u64::from(u32::from_le_bytes(narrow)).to_le_bytes());
+                let bytes = u64::from(u32::from_le_bytes(narrow)).to_le_bytes();
+                to.iter_mut().zip(bytes).for_each(|(to, byte)| *to = byte);
                 Ok(())
             }
         }
