@@ -130,6 +130,13 @@ impl World {
         let mut rng = Rng::new(self.config.seed, step);
         let machine = self.machine();
         self.check_timers()?;
+        if step.is_multiple_of(512)
+            && self.models.get(&shared::DOM0.0).is_some_and(|m| m.paging)
+            && let Ok(dom0) = self.hv().domains.get(shared::DOM0)
+        {
+            // Results of its nonsense may have been written over its tables, and then it could do no more.
+            self.write_tables(&dom0);
+        }
         if rng.one_in(128) {
             machine.become_cpu(rng.below(u64::from(self.config.cpus)) as u32);
             self.disturb(rng.pick(&self.ids));
@@ -317,13 +324,7 @@ impl World {
     fn start_guest(&mut self, domain: &Arc<Domain>, vcpu: &Arc<Vcpu>) {
         let Some(model) = self.models.get(&domain.id.0) else { return };
         let Some(arch) = X86Vcpu::of(vcpu) else { return };
-        let paging = model.paging && {
-            let mut ok = self.store(domain, TABLES[0] << 12, &(TABLES[1] << 12 | 7));
-            for n in 0..4u64 {
-                ok &= self.store(domain, (TABLES[1] << 12) + 8 * n, &(n << 30 | 0x87));
-            }
-            ok
-        };
+        let paging = model.paging && self.write_tables(domain);
         let mut state = arch.state.lock();
         let cpu = &mut state.cpu;
         let flat = |attributes| Segment { selector: 8, attributes, limit: u32::MAX, base: 0 };
@@ -344,6 +345,15 @@ impl World {
         }
         cpu.set_segment(SegmentName::Ss, &flat(0xc93));
         cpu.set_segment(SegmentName::Ds, &flat(0xc93));
+    }
+
+    /// Writes a guest's page tables. Returns whether it has the memory for them.
+    fn write_tables(&self, domain: &Domain) -> bool {
+        let mut ok = self.store(domain, TABLES[0] << 12, &(TABLES[1] << 12 | 7));
+        for n in 0..4u64 {
+            ok &= self.store(domain, (TABLES[1] << 12) + 8 * n, &(n << 30 | 0x87));
+        }
+        ok
     }
 
     /// A hypercall, or the next part of one.
