@@ -171,7 +171,8 @@ pub(crate) fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain
     let (host_tables, madt) = host_tables(machine, memory);
     let tables =
         acpi::Builder { host: &host_tables, madt: &madt, vcpus, hide_uart: !own_ports.is_empty(), has_pic: false };
-    let command_line = command_line(machine);
+    let given = machine.info.modules.first().map_or("", |m| m.arguments.as_str());
+    let command_line = start_info::command_line(given, &machine.options.dom0_extra);
     let request = memory::Request {
         map: &machine.info.memory_map,
         kept: &kept,
@@ -232,12 +233,6 @@ pub(crate) fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain
 fn vcpu_count(machine: &Booted, cpus: u32) -> u32 {
     let (min, max) = machine.options.dom0_max_vcpus;
     cpus.max(min).min(max).clamp(1, 128)
-}
-
-/// The kernel's command line: what the boot loader gave it after its file name, and `dom0_extra`.
-fn command_line(machine: &Booted) -> String {
-    let given = machine.info.modules.first().map_or("", |m| m.arguments.as_str());
-    format!("{} {}", given.trim(), machine.options.dom0_extra).trim().to_string()
 }
 
 /// The machine's ACPI tables, and the contents of its MADT.

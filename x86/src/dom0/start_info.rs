@@ -4,6 +4,8 @@
 //! through [`PhysMemory`] into one range that the memory plan chose, and touches nothing else.
 
 use crate::virt::{Control, Segment, cr0, rflags};
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 use radon_core::platform::PhysMemory;
@@ -72,6 +74,30 @@ pub struct MemmapEntry {
 }
 
 const _: () = assert!(size_of::<StartInfo>() == 56 && size_of::<Module>() == 32 && size_of::<MemmapEntry>() == 24);
+
+/// What makes Linux copy through its own memory what a device is to read or write.
+///
+/// Without an IOMMU a device of dom0's does not reach pages that guests granted, and some say that it did
+/// (`book/src/identity.md`): a guest's disk would lose data. So dom0 gets this unless it is told something else.
+pub const COPY: &str = "swiotlb=force";
+
+/// The kernel's command line: what the boot loader gave it, what the hypervisor was told to add, and [`COPY`] if neither says
+/// anything about that.
+#[must_use]
+pub fn command_line(given: &str, added: &str) -> String {
+    let all = format!("{} {}", given.trim(), added.trim());
+    // What follows `--` is for init.
+    let (kernel, init) = all.split_once(" -- ").map_or((&*all, None), |(kernel, init)| (kernel, Some(init)));
+    if kernel.split_whitespace().any(|word| word.starts_with("swiotlb=")) {
+        return all.trim().into();
+    }
+    match init {
+        Some(init) => format!("{} {COPY} -- {init}", kernel.trim()),
+        None => format!("{} {COPY}", kernel.trim()),
+    }
+    .trim()
+    .into()
+}
 
 /// Bytes that [`write()`] may need for a command line of this length.
 #[must_use]
@@ -193,6 +219,17 @@ mod tests {
         assert_eq!(memory.get(u64_at(&info, 24), cmdline.len() + 1), b"console=hvc0 quiet\0");
         let map = memory.get(u64_at(&info, 40), 48);
         assert_eq!((u64_at(&map, 24), u64_at(&map, 32), u32_at(&map, 40)), (0x10_0000, 1 << 30, 1));
+    }
+
+    #[test]
+    fn devices_do_not_reach_guests_pages_unless_dom0_says_so() {
+        assert_eq!(command_line("root=/dev/sda1  ro", "quiet"), "root=/dev/sda1  ro quiet swiotlb=force");
+        assert_eq!(
+            command_line("quiet", "init=/x -- swiotlb=noforce"),
+            "quiet init=/x swiotlb=force -- swiotlb=noforce"
+        );
+        assert_eq!(command_line("swiotlb=noforce", "quiet"), "swiotlb=noforce quiet");
+        assert_eq!(command_line("", ""), COPY);
     }
 
     #[test]
