@@ -183,9 +183,10 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
         let first = range.start / PAGE_SIZE;
         sys.hv.frames.add_region(Mfn(first), range.end / PAGE_SIZE - first, NodeId(0));
     }
-    // All other RAM is the hypervisor's: nobody maps it, and nothing else is put at its addresses.
+    // All other RAM is the hypervisor's: nobody maps it, and nothing else is put at its addresses. But page 0 is the BIOS's,
+    // which dom0 reaches.
     for region in machine.info.memory_map.iter().filter(|r| r.kind == MemoryKind::Ram) {
-        let first = region.start.0.div_ceil(PAGE_SIZE);
+        let first = region.start.0.div_ceil(PAGE_SIZE).max(1);
         sys.hv.frames.reserve(Mfn(first), (region.end().0 / PAGE_SIZE).saturating_sub(first), NodeId(0));
     }
     (sys, free)
