@@ -290,6 +290,12 @@ fn check_frames(hv: &Hypervisor, all: &[Arc<Domain>], found: &[Found], totals: &
     Ok(())
 }
 
+/// The handles of the grants that a domain has mapped, and where.
+#[must_use]
+pub fn grants_mapped(domain: &Domain) -> Vec<(u32, Gfn)> {
+    domain.grants.mapped().into_iter().map(|m| (m.handle, m.gfn)).collect()
+}
+
 /// One fact about the state: what it is about, and numbers.
 pub type Fact = (&'static str, [u64; 4]);
 

@@ -66,10 +66,9 @@ fn letting_go(world: &World) -> Vec<Task> {
         at = (at | found.order.mask()).saturating_add(1);
     }
     // Of some grants dom0 lost the handle, with the structure that had it.
-    let facts = audit::facts(hv).into_iter();
-    let handles = facts.filter(|(what, [id, ..])| *what == "handle" && *id == 0);
     // Any address in the page will do, but 0 says that nothing is to be unmapped.
-    tasks.extend(handles.map(|(_, [_, handle, gfn, _])| Task::Unmap(handle as u32, gfn << 12 | 8)));
+    let handles = audit::grants_mapped(&dom0).into_iter();
+    tasks.extend(handles.map(|(handle, gfn)| Task::Unmap(handle, gfn.0 << 12 | 8)));
     // A look at the list buries the dead.
     tasks
 }
