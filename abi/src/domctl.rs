@@ -287,6 +287,23 @@ pub struct CreateDomain {
     pub arch: ArchDomainConfig,
 }
 
+impl CreateDomain {
+    /// What `xl` asks for when it makes a PVH guest with so many vCPUs.
+    #[must_use]
+    pub fn pvh(max_vcpus: u32) -> CreateDomain {
+        CreateDomain {
+            flags: XEN_DOMCTL_CDF_HVM | XEN_DOMCTL_CDF_HAP,
+            max_vcpus,
+            max_evtchn_port: 1023,
+            max_grant_frames: 64,
+            max_maptrack_frames: 1024,
+            grant_opts: 2,
+            arch: ArchDomainConfig { emulation_flags: XEN_X86_EMU_LAPIC, misc_flags: 0 },
+            ..CreateDomain::default()
+        }
+    }
+}
+
 /// The domain is being destroyed.
 pub const XEN_DOMINF_DYING: u32 = 1 << 0;
 /// It is HVM.

@@ -113,16 +113,7 @@ pub(crate) fn guest_cost(mib: u64, rounds: u64) -> Result<(), String> {
     const SPECIAL: u64 = 3;
     const TOLERANCE: u64 = 16;
     let hypervisor = Hypervisor::open()?;
-    let config = domctl::CreateDomain {
-        flags: domctl::XEN_DOMCTL_CDF_HVM | domctl::XEN_DOMCTL_CDF_HAP,
-        max_vcpus: 1,
-        max_evtchn_port: 1023,
-        max_grant_frames: 64,
-        max_maptrack_frames: 1024,
-        grant_opts: 2,
-        arch: domctl::ArchDomainConfig { emulation_flags: domctl::XEN_X86_EMU_LAPIC, misc_flags: 0 },
-        ..Default::default()
-    };
+    let config = domctl::CreateDomain::pvh(1);
     let (mut least, mut pages) = (Duration::MAX, u64::MAX);
     for _ in 0..rounds {
         let before = hypervisor.free_pages()?;

@@ -3,7 +3,7 @@
 #![cfg_attr(not(test), allow(clippy::unwrap_used, reason = "a test that cannot go on ends"))]
 
 use radon_abi::domctl as abi;
-use radon_abi::domctl::{ArchDomainConfig, CreateDomain, MaxVcpus};
+use radon_abi::domctl::{CreateDomain, MaxVcpus};
 use radon_abi::hypercall;
 use radon_core::hypercall::{Args, OpResult, Outcome, SUCCESS, dispatch};
 use radon_core::testing::TestHost;
@@ -40,16 +40,7 @@ pub fn domctl<T: FromBytes + IntoBytes + Immutable>(
 
 /// Makes a PVH guest with two vCPUs, by the toolstack's operations; its number.
 pub fn guest(host: &TestHost) -> u16 {
-    let config = CreateDomain {
-        flags: abi::XEN_DOMCTL_CDF_HVM | abi::XEN_DOMCTL_CDF_HAP,
-        max_vcpus: 2,
-        max_evtchn_port: 1023,
-        max_grant_frames: -1,
-        max_maptrack_frames: -1,
-        grant_opts: 2,
-        arch: ArchDomainConfig { emulation_flags: abi::XEN_X86_EMU_LAPIC, misc_flags: 0 },
-        ..CreateDomain::default()
-    };
+    let config = CreateDomain { max_grant_frames: -1, max_maptrack_frames: -1, ..CreateDomain::pvh(2) };
     assert_eq!(domctl(host, abi::XEN_DOMCTL_CREATEDOMAIN, 0, &config, 0).0, SUCCESS);
     let id = host.caller(DOM0, 0).read(GuestVirtAddr(AT + 8)).unwrap();
     assert_eq!(domctl(host, abi::XEN_DOMCTL_MAX_VCPUS, id, &MaxVcpus { max: 2 }, 0).0, SUCCESS);

@@ -131,9 +131,7 @@ struct Values(Vec<(String, u64)>);
 impl Values {
     /// The median of what has this name; of an even number the lower one.
     fn get(&self, name: &str) -> Option<u64> {
-        let mut values: Vec<u64> = self.0.iter().filter(|(n, _)| n == name).map(|(_, value)| *value).collect();
-        values.sort_unstable();
-        values.get(values.len().checked_sub(1)? / 2).copied()
+        super::median(self.0.iter().filter(|(n, _)| n == name).map(|(_, value)| *value).collect())
     }
 }
 

@@ -167,6 +167,12 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
+/// The median; of an even number of values the lower one.
+fn median(mut values: Vec<u64>) -> Option<u64> {
+    values.sort_unstable();
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
 /// A number with a comma before each three digits.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();

@@ -12,7 +12,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Hypervisor, Lab, Row};
+use super::{Hypervisor, Lab, Row, median};
 use crate::machine::{Machine, Threads};
 
 const MEMORY_MIB: u32 = 1024;
@@ -53,11 +53,6 @@ fn loss(rounds: &[u64], ones: &[u64], ideal: u64) -> Result<u64> {
         (all.saturating_sub(fair) * 1000).checked_div(*all).unwrap_or(0)
     });
     median(ratios.collect()).context("no rounds")
-}
-
-fn median(mut values: Vec<u64>) -> Option<u64> {
-    values.sort_unstable();
-    values.get(values.len() / 2).copied()
 }
 
 fn rounds(lab: &Lab, which: Hypervisor, timed: bool) -> Result<Rounds> {

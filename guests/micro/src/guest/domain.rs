@@ -118,16 +118,7 @@ fn domctl(cmd: u32, domain: u16, payload: &[u8]) -> (u16, i64) {
 
 /// A domain with one vCPU that may have so many MiB and has none.
 fn create(mib: u64) -> u16 {
-    let config = CreateDomain {
-        flags: domctl::XEN_DOMCTL_CDF_HVM | domctl::XEN_DOMCTL_CDF_HAP,
-        max_vcpus: 1,
-        max_evtchn_port: 1023,
-        max_grant_frames: 64,
-        max_maptrack_frames: 1024,
-        grant_opts: 2,
-        arch: domctl::ArchDomainConfig { emulation_flags: domctl::XEN_X86_EMU_LAPIC, misc_flags: 0 },
-        ..CreateDomain::new_zeroed()
-    };
+    let config = CreateDomain::pvh(1);
     let (domain, result) = domctl(domctl::XEN_DOMCTL_CREATEDOMAIN, 0, config.as_bytes());
     must("createdomain", result);
     let set = |what, cmd, payload: &[u8]| must(what, domctl(cmd, domain, payload).1);
