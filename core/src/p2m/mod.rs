@@ -9,11 +9,12 @@
 //!
 //! # Lookups without a lock
 //!
-//! [`P2m::get_page`] reads the entry, takes a reference on the frame, and reads the entry again. If it still is the
-//! same, the frame was mapped at that moment and cannot be freed from then on. A frame that was freed or changed hands
-//! in between is noticed by the second look and put back.
+//! The map has a generation, which changes after an entry was taken away or replaced, and before the frame can be used
+//! for anything else. [`P2m::get_page`] reads the entry, takes a reference on the frame, and looks whether the generation
+//! is what it was before (or the entry still the same): then the frame was not freed before the reference was taken, and
+//! cannot be from then on. A frame that was freed or changed hands in between is noticed so and put back.
 //!
-//! Reads that are made again and again ([`GuestPhys::unchanged_since`]) take no reference: they look whether the map's
+//! Reads that are made again and again ([`GuestPhys::unchanged_since`]) take no reference: they look whether the
 //! generation is the same before and after.
 //!
 //! # The identity-mapped hardware domain
@@ -211,6 +212,7 @@ impl P2m {
     /// See [`PageError`].
     pub fn get_page<'a>(&self, hv: &'a Hypervisor, gfn: Gfn, access: Access) -> Result<Page<'a>, PageError> {
         for _ in 0..RETRIES {
+            let generation = self.generation();
             let entry = self.query(hv, gfn).entry;
             if entry.kind == Kind::OnDemand {
                 self.populate(hv, gfn).map_err(|_| PageError::Hole)?;
@@ -226,8 +228,9 @@ impl P2m {
             if access == Access::Write && !writable {
                 return Err(PageError::ReadOnly);
             }
+            // The frame may have gone and be used anew before the reference was taken. Nearly always nothing has changed.
             if let Some(page) = hv.frames.get_any(entry.mfn)
-                && self.query(hv, gfn).entry == entry
+                && (self.generation() == generation || self.query(hv, gfn).entry == entry)
             {
                 if access == Access::Write && entry.kind.own_ram() {
                     self.log.note(gfn, 1);

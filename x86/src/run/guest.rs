@@ -9,7 +9,7 @@ use radon_core::p2m::GuestPhys;
 use radon_core::platform::{GuestVirtual, PhysMemory};
 use radon_core::types::{GuestPhysAddr, GuestVirtAddr, PAGE_SIZE};
 
-use crate::emulate::walk::{Access, Paging, TableMemory, Translation, WalkError, walk, walk_and_mark};
+use crate::emulate::walk::{Access, Paging, TableMemory, WalkError, walk, walk_and_mark};
 use crate::run::WalkCache;
 use crate::vcpu::VcpuState;
 use crate::virt::VirtualCpu;
@@ -65,15 +65,21 @@ impl<'a> GuestMemory<'a> {
         walks.read(self.phys, self.memory, &self.paging, access, at.0, to)
     }
 
-    fn find(&self, at: GuestVirtAddr, write: bool) -> Result<Translation, Errno> {
+    fn find(&self, at: GuestVirtAddr, write: bool) -> Result<GuestPhysAddr, Errno> {
         let access = Access { write, smap_exempt: true, ..Access::READ };
+        if write
+            && let Ok(mut walks) = self.walks.try_borrow_mut()
+            && let Some(found) = walks.translate(self.phys, self.memory, &self.paging, access, at.0)
+        {
+            return Ok(found);
+        }
         let mut tables = Tables(self.phys);
         // A write must leave the dirty bit behind, or the guest could take its own page for unchanged.
         let found = match write {
             true => walk_and_mark(&mut tables, &self.paging, at.0, access),
             false => walk(&mut tables, &self.paging, at.0, access),
         };
-        found.map_err(|e| match e {
+        found.map(|translation| translation.address).map_err(|e| match e {
             WalkError::Busy => Errno::EAGAIN,
             WalkError::Table(_) | WalkError::PageFault(_) | WalkError::NotCanonical => Errno::EFAULT,
         })
@@ -104,18 +110,18 @@ impl GuestVirtual for GuestMemory<'_> {
             if self.read_again(here, part) {
                 return Ok(());
             }
-            self.phys.read(self.find(here, false)?.address, part)
+            self.phys.read(self.find(here, false)?, part)
         })
     }
 
     fn write(&self, to: GuestVirtAddr, from: &[u8]) -> Result<(), Errno> {
         for_pages(to, from.len(), |offset, here, len| {
             let part = from.get(offset..offset.saturating_add(len)).ok_or(Errno::EFAULT)?;
-            self.phys.write(self.find(here, true)?.address, part)
+            self.phys.write(self.find(here, true)?, part)
         })
     }
 
     fn translate(&self, at: GuestVirtAddr, write: bool) -> Result<GuestPhysAddr, Errno> {
-        Ok(self.find(at, write)?.address)
+        self.find(at, write)
     }
 }

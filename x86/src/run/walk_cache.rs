@@ -1,5 +1,5 @@
-//! Page-table walks that were made before, for reads of guest memory that exits make again and again: the code at an
-//! intercepted instruction, and hypercall arguments.
+//! Page-table walks that were made before, for guest memory that exits use again and again: the code at an intercepted
+//! instruction, and hypercall arguments.
 //!
 //! This is no TLB, which may be stale: a walk is used again only after every table entry that it took was read again and
 //! is what it was, so the answer is that of a new walk. What is saved is finding the tables' machine addresses (a nested
@@ -30,13 +30,34 @@ struct Set {
 }
 
 impl Set {
-    /// Puts a walk in the place of the older one.
-    fn keep(&mut self, walk: Option<Walk>) -> Option<&Walk> {
-        let place = self.walks.get_mut(self.older)?;
-        self.older ^= 1;
-        *place = walk;
-        place.as_ref()
+    /// What `f` gets of a walk for `goal`: of a kept one, or of one that `make` makes now, in the place of what was kept
+    /// for the page or of the older one.
+    fn through<R>(
+        &mut self,
+        goal: &Goal<'_>,
+        make: impl FnOnce() -> Option<Walk>,
+        mut f: impl FnMut(&Walk) -> Option<R>,
+    ) -> Option<R> {
+        let [first, second] = &self.walks;
+        let kept = [first, second].into_iter().flatten().filter(|walk| walk.serves(goal)).find_map(&mut f);
+        if kept.is_some() {
+            return kept;
+        }
+        let same = |walk: &Option<Walk>| walk.as_ref().is_some_and(|walk| walk.linear == goal.page);
+        let index = self.walks.iter().position(same).unwrap_or(self.older);
+        self.older = index ^ 1;
+        let place = self.walks.get_mut(index)?;
+        *place = make();
+        place.as_ref().and_then(f)
     }
+}
+
+/// What a walk is to lead to.
+struct Goal<'a> {
+    paging: &'a Paging,
+    access: Access,
+    /// The linear address of the page.
+    page: u64,
 }
 
 /// A walk that ended at a page.
@@ -49,7 +70,8 @@ struct Walk {
     generation: u64,
     /// Where the entries are, and what they were.
     entries: [(MachineAddr, u64); 4],
-    /// The page.
+    /// The page, for the guest and in the machine.
+    address: GuestPhysAddr,
     page: MachineAddr,
 }
 
@@ -67,23 +89,44 @@ impl WalkCache {
         to: &mut [u8],
     ) -> bool {
         let offset = linear & 0xfff;
-        if !paging.is_long() || offset.saturating_add(to.len() as u64) > 0x1000 {
+        if offset.saturating_add(to.len() as u64) > 0x1000 {
             return false;
         }
-        let page = linear & !0xfff;
-        let sets = self.0.get_mut(usize::from(access.fetch));
-        let Some(set) = sets.and_then(|sets| sets.get_mut((linear >> 12) as usize % SETS)) else { return false };
-        let mut usable = |walk: &Walk| {
-            walk.linear == page
-                && walk.access == access
-                && walk.paging == *paging
-                && walk.read(phys, memory, offset, to)
+        let read = |walk: &Walk| walk.read(phys, memory, offset, to).then_some(());
+        self.through(phys, memory, paging, access, linear, read).is_some()
+    }
+
+    /// Translates `linear` as an access of the processor would. `None` as `false` of [`WalkCache::read`].
+    pub fn translate(
+        &mut self,
+        phys: GuestPhys<'_>,
+        memory: &dyn PhysMemory,
+        paging: &Paging,
+        access: Access,
+        linear: u64,
+    ) -> Option<GuestPhysAddr> {
+        let translate = |walk: &Walk| {
+            let valid = walk.leads_on(phys, memory) && phys.unchanged_since(walk.generation);
+            valid.then_some(GuestPhysAddr(walk.address.0 | (linear & 0xfff)))
         };
-        let [first, second] = &set.walks;
-        if first.as_ref().is_some_and(&mut usable) || second.as_ref().is_some_and(&mut usable) {
-            return true;
+        self.through(phys, memory, paging, access, linear, translate)
+    }
+
+    fn through<R>(
+        &mut self,
+        phys: GuestPhys<'_>,
+        memory: &dyn PhysMemory,
+        paging: &Paging,
+        access: Access,
+        linear: u64,
+        f: impl FnMut(&Walk) -> Option<R>,
+    ) -> Option<R> {
+        if !paging.is_long() {
+            return None;
         }
-        set.keep(Walk::make(phys, memory, paging, access, page)).is_some_and(usable)
+        let goal = Goal { paging, access, page: linear & !0xfff };
+        let set = self.0.get_mut(usize::from(access.fetch))?.get_mut((linear >> 12) as usize % SETS)?;
+        set.through(&goal, || Walk::make(phys, memory, &goal), f)
     }
 }
 
@@ -107,13 +150,8 @@ impl TableMemory for Tables<'_> {
 
 impl Walk {
     /// A walk made now. What it read counts only if the generation still is the same when the page has been read.
-    fn make(
-        phys: GuestPhys<'_>,
-        memory: &dyn PhysMemory,
-        paging: &Paging,
-        access: Access,
-        linear: u64,
-    ) -> Option<Walk> {
+    fn make(phys: GuestPhys<'_>, memory: &dyn PhysMemory, goal: &Goal<'_>) -> Option<Walk> {
+        let &Goal { paging, access, page: linear } = goal;
         let generation = phys.generation();
         let (found, used) = walk_and_tell(&mut Tables { phys, memory }, paging, linear, access).ok()?;
         let mut entries = [(MachineAddr(0), 0); 4];
@@ -122,17 +160,30 @@ impl Walk {
                 *entry = (phys.locate(at)?, word);
             }
         }
-        let page = phys.locate(GuestPhysAddr(found.address.0 & !0xfff))?;
-        Some(Walk { linear, paging: *paging, access, generation, entries, page })
+        let address = GuestPhysAddr(found.address.0 & !0xfff);
+        let page = phys.locate(address)?;
+        Some(Walk { linear, paging: *paging, access, generation, entries, address, page })
+    }
+
+    /// Whether it is the walk for this goal, while the entries are what they were. One that may write marks at least as
+    /// much as one that reads, with the same rights.
+    fn serves(&self, goal: &Goal<'_>) -> bool {
+        let access = Access { write: self.access.write, ..goal.access };
+        self.linear == goal.page
+            && self.access == access
+            && (self.access.write || !goal.access.write)
+            && self.paging == *goal.paging
+    }
+
+    /// Whether the entries are what they were. The answer counts if the generation still is the same afterwards.
+    fn leads_on(&self, phys: GuestPhys<'_>, memory: &dyn PhysMemory) -> bool {
+        phys.generation() == self.generation
+            && self.entries.iter().all(|&(at, word)| word == 0 || memory.load_u64(at) == word)
     }
 
     /// Whether the walk still leads here and `to` has what is at `offset`.
     fn read(&self, phys: GuestPhys<'_>, memory: &dyn PhysMemory, offset: u64, to: &mut [u8]) -> bool {
-        if phys.generation() != self.generation {
-            return false;
-        }
-        let same = self.entries.iter().all(|&(at, word)| word == 0 || memory.load_u64(at) == word);
-        if !same {
+        if !self.leads_on(phys, memory) {
             return false;
         }
         memory.read(MachineAddr(self.page.0 | offset), to);

@@ -51,6 +51,18 @@ fn cached(rig: &Rig, cache: &mut WalkCache, paging: &Paging, access: Access, lin
     cache.read(phys, memory, paging, access, linear, &mut bytes).then(|| u64::from_le_bytes(bytes))
 }
 
+/// Where a walk of its own leads, if there is memory.
+fn leads(rig: &Rig, paging: &Paging, access: Access, linear: u64) -> Option<GuestPhysAddr> {
+    let phys = GuestPhys::new(&rig.sys.hv, &rig.domain.p2m);
+    let found = walk_and_mark(&mut guest::Tables(phys), paging, linear, access).ok()?;
+    phys.locate(found.address).map(|_| found.address)
+}
+
+fn translated(rig: &Rig, cache: &mut WalkCache, paging: &Paging, access: Access, linear: u64) -> Option<GuestPhysAddr> {
+    let phys = GuestPhys::new(&rig.sys.hv, &rig.domain.p2m);
+    cache.translate(phys, rig.sys.hv.platform.memory(), paging, access, linear)
+}
+
 #[test]
 fn only_what_lies_in_one_page_of_a_long_mode_guest() {
     let (rig, mut cache) = (paged(), WalkCache::default());
@@ -72,6 +84,24 @@ fn a_kept_walk_marks_what_a_new_one_would() {
     rig.put(TABLES[3], &(0x2_0000 | RW).to_le_bytes());
     assert_eq!(cached(&rig, &mut cache, &long, Access::FETCH, BASE), Some(0));
     assert!(accessed(&rig), "the guest had cleared the bit");
+}
+
+#[test]
+fn a_walk_that_writes_marks_the_page_dirty_and_serves_reads() {
+    let (rig, mut cache) = (paged(), WalkCache::default());
+    let long = paging(TABLES[0]);
+    let dirty = |rig: &Rig| afresh_word(rig, TABLES[3]) & 0x40 != 0;
+    assert_eq!(cached(&rig, &mut cache, &long, Access::READ, BASE), Some(0));
+    assert!(!dirty(&rig));
+    for _ in 0..2 {
+        let to = translated(&rig, &mut cache, &long, Access::WRITE, BASE + 5);
+        assert_eq!(to, Some(GuestPhysAddr(0x2_0005)));
+        assert!(dirty(&rig), "also after the guest had cleared the bit");
+        assert_eq!(cached(&rig, &mut cache, &long, Access::READ, BASE), Some(0));
+        rig.put(TABLES[3], &(0x2_0000 | RW).to_le_bytes());
+    }
+    rig.put(TABLES[3], &(0x2_0000_u64 | 1).to_le_bytes());
+    assert_eq!(translated(&rig, &mut cache, &paging(TABLES[0]), Access { user: true, ..Access::WRITE }, BASE), None);
 }
 
 fn afresh_word(rig: &Rig, at: u64) -> u64 {
@@ -136,10 +166,11 @@ proptest! {
 
     #[test]
     fn answers_as_a_new_walk(
-        steps in prop::collection::vec((prop::option::weighted(0.6, change()), 0..12_u64, 0..3_u64, any::<bool>()), 1..60)
+        steps in prop::collection::vec((prop::option::weighted(0.6, change()), 0..12_u64, 0..3_u64, 0..3_u8), 1..60)
     ) {
         let (rig, mut cache) = (paged(), WalkCache::default());
-        for (changed, page, root, fetch) in steps {
+        for (changed, page, root, kind) in steps {
+            let (fetch, write) = (kind == 1, kind == 2);
             if let Some(changed) = changed {
                 apply(&rig, changed);
             }
@@ -149,6 +180,11 @@ proptest! {
             let linear = if root == 1 { page << 12 } else { BASE + (page << 12) };
             let found = cached(&rig, &mut cache, &paging, access, linear);
             prop_assert_eq!(found, afresh(&rig, &paging, access, linear));
+            if write {
+                let access = Access { write, ..access };
+                let found = translated(&rig, &mut cache, &paging, access, linear);
+                prop_assert_eq!(found, leads(&rig, &paging, access, linear));
+            }
         }
     }
 }
