@@ -293,19 +293,19 @@ impl P2m {
     }
 
     /// Gives a frame, or a large block around it, to a guest frame that is populated on demand. Nothing happens to any
-    /// other.
+    /// other. Returns whether something is mapped there now.
     ///
     /// # Errors
     /// `ENOMEM`: what was set aside for the domain is used up, or there is no table page. `EINVAL`: the domain is dying.
-    pub fn populate(&self, hv: &Hypervisor, gfn: Gfn) -> Result<(), Errno> {
+    pub fn populate(&self, hv: &Hypervisor, gfn: Gfn) -> Result<bool, Errno> {
         let state = self.state.lock();
         if state.closed {
             return Err(Errno::EINVAL);
         }
         let found = self.query(hv, gfn);
         if found.entry.kind != Kind::OnDemand {
-            // Another CPU was faster.
-            return Ok(());
+            // Present, if another CPU was faster.
+            return Ok(found.entry.kind.present());
         }
         let large = [Order::LARGE].into_iter().filter(|&o| o <= found.order && o <= self.table.largest());
         let mut result = Err(Errno::ENOMEM);
@@ -320,21 +320,24 @@ impl P2m {
             let (start, count) = (frames.start(), frames.count());
             let first = Gfn(gfn.0 & !order.mask());
             let entry = Entry { kind: Kind::RamRw, mfn: start };
-            result = self.log.prepare(first, count).and_then(|()| self.set_empty(hv, first, order, entry));
-            if result.is_ok() {
-                hv.trace.detail(&*hv.platform, TRC_MEM_POD_POPULATE, || {
-                    let ([gfn_low, gfn_high], [mfn_low, mfn_high]) = (words(first.0), words(start.0));
-                    [gfn_low, gfn_high, mfn_low, mfn_high, frames_word(self.owner, order)]
-                });
-                hv.frames.set_gfn(start, count, Some(first));
-                self.log.note(first, count);
-                frames.mapped();
-                self.demand.fetch_sub(count, Ordering::AcqRel);
-                return Ok(());
+            let set = self.log.prepare(first, count).and_then(|()| self.set_empty(hv, first, order, entry));
+            if let Err(errno) = set {
+                result = Err(errno);
+                drop(frames);
+                // It was free a moment ago; if it is not any more, the domain has lost it.
+                let _ =
+                    hv.frames.set_reserve(self.owner, hv.frames.account(self.owner).reserved().saturating_add(count));
+                continue;
             }
-            drop(frames);
-            // It was free a moment ago; if it is not any more, the domain has lost it.
-            let _ = hv.frames.set_reserve(self.owner, hv.frames.account(self.owner).reserved().saturating_add(count));
+            hv.trace.detail(&*hv.platform, TRC_MEM_POD_POPULATE, || {
+                let ([gfn_low, gfn_high], [mfn_low, mfn_high]) = (words(first.0), words(start.0));
+                [gfn_low, gfn_high, mfn_low, mfn_high, frames_word(self.owner, order)]
+            });
+            hv.frames.set_gfn(start, count, Some(first));
+            self.log.note(first, count);
+            frames.mapped();
+            self.demand.fetch_sub(count, Ordering::AcqRel);
+            return Ok(true);
         }
         result
     }

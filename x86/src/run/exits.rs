@@ -396,12 +396,15 @@ impl Cx<'_> {
         if self.map_on_demand(fault) {
             return;
         }
-        if !fault.present && self.mapping(fault) == Kind::OnDemand {
-            let gfn = GuestPhysAddr(fault.gpa).gfn();
-            if self.domain.p2m.populate(self.hv(), gfn).is_err() {
-                self.crash("it uses more memory than it has: its balloon driver has yet to give back the rest");
+        if !fault.present && self.domain.p2m.demand() > 0 {
+            match self.domain.p2m.populate(self.hv(), gfn) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(_) => {
+                    self.crash("it uses more memory than it has: its balloon driver has yet to give back the rest");
+                    return;
+                }
             }
-            return;
         }
         // The emulator would execute the instruction at RIP, which is not what did this.
         let delivery = self.state.cpu.delivery_pending();
