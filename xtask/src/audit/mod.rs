@@ -6,7 +6,7 @@
 mod code;
 mod dependencies;
 mod explained;
-mod lines;
+pub(crate) mod lines;
 mod panics;
 mod reproducible;
 mod sbom;
