@@ -18,9 +18,6 @@ use crate::initrd::{self, Flavour};
 use crate::machine::{Machine, Payload};
 use crate::serial::{Event, Session};
 
-/// A limit in seconds of QEMU's CPU time for each machine.
-const LIMIT: u64 = 900;
-const MEMORY_MIB: u32 = 3072;
 /// What idle hosts are looked at for, in seconds, as `bench-idle.sh` has it.
 const IDLE_SECONDS: u64 = 20;
 /// No machine that works prints these.
@@ -102,7 +99,17 @@ impl Part {
                 ("idle_0", "wake-ups of an idle host, no guest", "/min", HALF),
                 ("idle_1", "wake-ups of an idle host, 1 idle guest", "/min", HALF),
                 ("idle_8", "wake-ups of an idle host, 8 idle guests", "/min", HALF),
+                ("idle_64", "wake-ups of an idle host, 64 idle guests", "/min", HALF),
             ],
+        }
+    }
+
+    /// Memory of the machine in MiB, and a limit in seconds of QEMU's CPU time.
+    fn needs(self) -> (u32, u64) {
+        match self {
+            // 64 guests.
+            Part::Idle => (12288, 3600),
+            _ => (3072, 900),
         }
     }
 
@@ -167,7 +174,8 @@ fn run(lab: &Lab, part: Part, under: Under) -> Result<Values> {
     let (initrd, path) = initrd::with_script(&base, &format!("bench-{name}"), &script, Some(build::probe()?))?;
     let mut machine = Machine::new(&format!("bench-{name}"));
     machine.icount = true;
-    machine.memory_mib = MEMORY_MIB;
+    let (memory, limit) = part.needs();
+    machine.memory_mib = memory;
     let socket = lab.folder.join(format!("{name}.socket"));
     let trace = lab.folder.join(format!("{name}.trace"));
     for old in [&socket, &trace] {
@@ -194,7 +202,7 @@ fn run(lab: &Lab, part: Part, under: Under) -> Result<Values> {
         }
     };
     let session =
-        Session::start(&mut machine.command(&payload, false)?, &log_of(&name), Duration::from_secs(LIMIT), false)?;
+        Session::start(&mut machine.command(&payload, false)?, &log_of(&name), Duration::from_secs(limit), false)?;
     let values = follow(session, &socket, &trace).with_context(|| format!("see {}", log_of(&name).display()))?;
     initrd::remove(&format!("bench-{name}"));
     if part != Part::Start {
