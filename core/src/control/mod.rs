@@ -145,6 +145,8 @@ impl Control {
                 // Another CPU may have been about to promise it memory when it was destroyed. Ending that cannot fail.
                 let _ = hv.frames.claim(domain.id, 0);
                 let _ = hv.frames.set_reserve(domain.id, 0);
+                hv.frames.account(domain.id).set_limit(0);
+                hv.frames.close_account(domain.id);
                 self.graves.lock().push(domain);
             }
         }

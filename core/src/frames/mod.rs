@@ -34,8 +34,8 @@ use radon_abi::errno::Errno;
 use crate::platform::PhysMemory;
 use crate::sync::{Lock, Rank};
 use crate::types::{DomainId, Gfn, Mfn, NodeId};
-pub use account::Account;
 use account::Accounts;
+pub use account::{Account, AccountRef};
 use buddy::{Block, Heap, Table};
 use info::State;
 pub use info::{FrameInfo, Kind};
@@ -241,10 +241,20 @@ impl FrameAllocator {
         heap.claimed.saturating_sub(heap.reserved)
     }
 
-    /// A domain's account.
+    /// A domain's account, which is empty if the domain has none.
     #[must_use]
-    pub fn account(&self, domain: DomainId) -> &Account {
+    pub fn account(&self, domain: DomainId) -> AccountRef<'_> {
         self.accounts.get(domain)
+    }
+
+    /// A domain of this number begins. Ends with [`FrameAllocator::close_account`].
+    pub fn open_account(&self, domain: DomainId) {
+        self.accounts.open(domain);
+    }
+
+    /// The domain has gone; its account is empty, and has no limit. The memory for it may be given back.
+    pub fn close_account(&self, domain: DomainId) {
+        self.accounts.close(domain);
     }
 
     /// All that is known of a frame, for audits.
@@ -381,7 +391,7 @@ impl FrameAllocator {
         order: Order,
         placement: Placement,
     ) -> Result<OwnedFrames<'_>, Errno> {
-        self.alloc_from(memory, owner, order, placement, Promise::Claim(self.account(owner)))
+        self.alloc_from(memory, owner, order, placement, |account| Promise::Claim(account))
     }
 
     /// As [`FrameAllocator::alloc_domain`], from what was set aside for the domain ([`FrameAllocator::set_reserve`]).
@@ -395,7 +405,7 @@ impl FrameAllocator {
         owner: DomainId,
         order: Order,
     ) -> Result<OwnedFrames<'_>, Errno> {
-        self.alloc_from(memory, owner, order, Placement::default(), Promise::Reserve(self.account(owner)))
+        self.alloc_from(memory, owner, order, Placement::default(), |account| Promise::Reserve(account))
     }
 
     fn alloc_from(
@@ -404,9 +414,10 @@ impl FrameAllocator {
         owner: DomainId,
         order: Order,
         placement: Placement,
-        promise: Promise<'_>,
+        promise: impl FnOnce(&Account) -> Promise<'_>,
     ) -> Result<OwnedFrames<'_>, Errno> {
         let account = self.account(owner);
+        let promise = promise(&account);
         if let Promise::Reserve(_) = promise {
             account.charge_always(order.frames());
         } else if !account.charge(order.frames()) {
@@ -457,13 +468,13 @@ impl FrameAllocator {
         let account = self.account(owner);
         self.allow_allocation()?;
         let mut heap = self.heap.lock();
-        if !within_claims(&heap, count, Promise::Claim(account)) {
+        if !within_claims(&heap, count, Promise::Claim(&account)) {
             return Err(Errno::ENOMEM);
         }
         if !heap.take_range(&self.table, start, count) {
             return Err(Errno::EBUSY);
         }
-        settle(&mut heap, count, Promise::Claim(account));
+        settle(&mut heap, count, Promise::Claim(&account));
         drop(heap);
         account.charge_always(count);
         Ok(self.own(owner, Kind::Domain, start, count))

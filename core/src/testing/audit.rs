@@ -276,8 +276,8 @@ fn check_frames(hv: &Hypervisor, all: &[Arc<Domain>], found: &[Found], totals: &
         return Err(format!("{} frames are free, {free} were counted", totals.free));
     }
     let accounts = || all.iter().map(|d| hv.frames.account(d.id));
-    let reserves: u64 = accounts().map(crate::frames::Account::reserved).sum();
-    let claims: u64 = accounts().map(crate::frames::Account::claimed).sum();
+    let reserves: u64 = accounts().map(|account| account.reserved()).sum();
+    let claims: u64 = accounts().map(|account| account.claimed()).sum();
     if (claimed, reserved) != (claims.saturating_add(reserves), reserves) {
         return Err(format!("{claims} and {reserves} frames are promised, {claimed} with {reserved} were counted"));
     }

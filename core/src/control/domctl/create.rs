@@ -64,8 +64,8 @@ fn create_domain(hv: &Hypervisor, _: Privilege, wanted: DomainId, config: &Creat
     domain.events.set_max_port(config.max_evtchn_port);
     let (frames, maptrack) = grant_limits(hv, config)?;
     domain.grants.set_limits(frames, maptrack);
-    hv.frames.account(id).set_limit(0);
-    hv.domains.insert(domain.clone())?;
+    hv.frames.open_account(id);
+    hv.domains.insert(domain.clone()).inspect_err(|_| hv.frames.close_account(id))?;
     crate::time::clock::publish_wall_clock(hv, &domain);
     if wanted != id {
         hv.control.last_number.store(id.0, Ordering::Relaxed);
