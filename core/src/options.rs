@@ -239,6 +239,8 @@ pub struct Options {
     pub gnttab_max_frames: Option<u32>,
     /// `gnttab_max_maptrack_frames=`.
     pub gnttab_max_maptrack_frames: Option<u32>,
+    /// `hvm_fep`: guests may ask that an instruction be emulated. Only images for tests can do it.
+    pub hvm_fep: bool,
     /// `debug_exit`: at a fatal error, leave the emulator with a status (QEMU's isa-debug-exit) instead of restarting.
     pub debug_exit: bool,
     /// `selftest`: run the tests in ring 0 and leave the emulator.
@@ -286,6 +288,7 @@ impl Default for Options {
             keep_input: false,
             gnttab_max_frames: None,
             gnttab_max_maptrack_frames: None,
+            hvm_fep: false,
             debug_exit: false,
             selftest: false,
             selftest_filter: None,
@@ -306,7 +309,6 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("font", "nothing is drawn on the screen"),
     ("tsc", "system time is the time stamp counter's"),
     ("ucode", "microcode is the firmware's and dom0's business"),
-    ("hvm_fep", "forced emulation is not built in"),
     ("vpmu", "performance counters are not virtualised"),
     ("cpufreq", "the processor's speed is the firmware's business"),
     ("cpuidle", "an idle CPU halts"),
@@ -371,6 +373,7 @@ impl Options {
             "dom0_vcpus_pin" => self.dom0_vcpus_pin = flag(value, wanted)?,
             "smt" => self.smt = flag(value, wanted)?,
             "x2apic" => self.x2apic = flag(value, wanted)?,
+            "hvm_fep" => self.hvm_fep = flag(value, wanted)?,
             "debug_exit" => self.debug_exit = flag(value, wanted)?,
             "nosmp" => {
                 if flag(value, wanted)? {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use iced_x86::{Decoder, DecoderOptions, InstructionInfoFactory, OpAccess, Register};
+use radon_x86::emulate::forced::{self, SystemMemory};
 use radon_x86::emulate::testing::{CODE, Cpu};
 use radon_x86::emulate::{
-    AccessKind, Exception, Fault, Memory, Mode, Outcome, Segment, SegmentState, Width, code_mode, fetch,
+    AccessKind, Exception, Fault, Memory, Mode, Op, Outcome, Segment, SegmentState, Width, code_mode, fetch,
 };
 use radon_x86::emulate::{execute as execute_one, rflags};
 
@@ -58,6 +59,10 @@ fn any_cpu(input: &mut Input<'_>) -> Cpu {
         vector: std::array::from_fn(|n| [n as u64; 4]),
         steps: 0,
         shadow: false,
+        tables: Default::default(),
+        delivered: Vec::new(),
+        system_call: [0; 4],
+        x87_exception: false,
     }
 }
 
@@ -132,18 +137,43 @@ impl Memory for Ram {
     }
 }
 
-/// One instruction from any state. What it changes, iced-x86 must say that it may change; and what fails changes nothing.
+impl SystemMemory for Ram {
+    fn read_system(&mut self, linear: u64, to: &mut [u8]) -> Result<(), Fault> {
+        self.read(linear, to, AccessKind::Read)
+    }
+    fn exchange_system(&mut self, linear: u64, old: u64, new: u64) -> Result<bool, Fault> {
+        let written = self.written.len();
+        let done = self.compare_exchange(linear, Width::Qword, old, new);
+        // A descriptor's accessed bit is no operand.
+        self.written.truncate(written);
+        done
+    }
+}
+
+/// One instruction from any state, as what an exit brings or as one whose emulation is forced. What it changes, iced-x86 must say that it may change; and what fails changes nothing.
 pub(crate) fn execute(data: &[u8]) {
     let mut input = Input::new(data);
     let mut cpu = any_cpu(&mut input);
     let hole = input.number();
-    let (hole, retry) = ((hole & 1 != 0).then_some(hole >> 1), input.u8() & 1 != 0);
+    let how = input.u8();
+    let (hole, retry, is_forced) = ((hole & 1 != 0).then_some(hole >> 1), how & 1 != 0, how & 2 != 0);
+    if is_forced {
+        for table in &mut cpu.tables {
+            (table.selector, table.base, table.limit) = (input.u16(), input.number(), input.number() as u32);
+        }
+        cpu.system_call = std::array::from_fn(|_| input.number());
+        cpu.efer |= u64::from(how >> 2 & 1);
+        cpu.x87_exception = how & 8 != 0;
+    }
     let code: Vec<u8> = input.rest().iter().copied().chain([0; 16]).take(16).collect();
     let bytes = code.iter().enumerate().map(|(n, byte)| (CODE + n as u64, *byte)).collect();
     let mut ram = Ram { bytes, hole, retry, written: Vec::new(), ports: 0 };
     let Ok(instruction) = fetch(&cpu, &mut ram, &[]) else { return };
     let before = cpu.clone();
-    let outcome = execute_one(&mut cpu, &mut ram, &instruction, 4);
+    let outcome = match is_forced {
+        true => forced::emulate(&mut cpu, &mut ram, &[], 4),
+        false => execute_one(&mut cpu, &mut ram, &instruction, 4),
+    };
 
     let bits = match code_mode(&before) {
         Mode::Bits16 => 16,
@@ -163,6 +193,7 @@ pub(crate) fn execute(data: &[u8]) {
                 assert_eq!(cpu, before, "an instruction that fails changes nothing: {}", context());
             }
         }
+        Outcome::Done if matches!(instruction.op, Op::Jmp | Op::Syscall) => {}
         Outcome::Done => {
             let next = before.rip + u64::from(instruction.length);
             assert_eq!(cpu.rip, next, "{}", context());

@@ -48,6 +48,8 @@ pub struct BareMetal {
     pub command_line: &'static str,
     /// Who is told of the devices that dom0 finds.
     pub devices: Option<&'static (dyn PhysicalDevices + Sync)>,
+    /// Guests' #UD leaves guest mode: it may ask for emulation. Only in images for tests.
+    pub intercept_undefined: bool,
 }
 
 impl Platform for BareMetal {
@@ -252,7 +254,11 @@ impl Machine for BareMetal {
         for msr in SWITCHED_MSRS {
             maps.allow_msr(msr, MsrAccess::ReadWrite);
         }
-        Box::new(SvmCpu::new(tag, nested_root, Arc::new(maps)))
+        let mut cpu = SvmCpu::new(tag, nested_root, Arc::new(maps));
+        if self.intercept_undefined {
+            cpu.intercept_undefined();
+        }
+        Box::new(cpu)
     }
 
     fn flush_caches(&self) {

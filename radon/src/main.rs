@@ -37,7 +37,7 @@ use radon_x86::hwdom::{Pci, physical_interrupt};
 use radon_x86::irq::{DEVICE_VECTORS, Router};
 use radon_x86::machine::HostVector;
 use radon_x86::pci::{Ecam, Sbdf};
-use radon_x86::run::{System, cpu_loop};
+use radon_x86::run::{ForcedEmulation, System, cpu_loop};
 use spin::once::Once;
 
 radon_hal::entry!(main);
@@ -144,10 +144,12 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
     let ram = machine.info.memory_map.iter().filter(|r| r.kind == MemoryKind::Ram);
     let ram: Vec<_> = ram.map(|r| r.start.0..r.end().0).collect();
     let table: &'static [FrameInfo] = frames::frame_table(&ram);
+    let forced = forced_emulation(options);
     let platform = BareMetal {
         wall_clock_at_boot: machine.wall_clock_at_boot,
         command_line: alloc::string::String::leak(machine.info.command_line.clone()),
         devices: Some(&Dom0Devices),
+        intercept_undefined: forced.is_some(),
     };
     let sys = SYSTEM.call_once(|| System {
         hv: Hypervisor {
@@ -163,6 +165,7 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
         },
         machine: Box::leak(Box::new(platform)),
         router: Arc::new(Router::new(cpus)),
+        forced,
     });
     if let Some(limit) = options.ratelimit
         && sys.hv.scheduler.set_ratelimit_us(limit).is_err()
@@ -190,6 +193,22 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
         sys.hv.frames.reserve(Mfn(first), (region.end().0 / PAGE_SIZE).saturating_sub(first), NodeId(0));
     }
     (sys, free)
+}
+
+/// Forced emulation, if this is an image for tests and the command line asks for it. In others there is no trace of it.
+#[inline(never)]
+fn forced_emulation(options: &Options) -> Option<ForcedEmulation> {
+    match (cfg!(feature = "hvm_fep"), options.hvm_fep) {
+        (true, true) => {
+            log::warn!("Guests may force the emulation of instructions ('hvm_fep'): for tests only");
+            Some(ForcedEmulation::new())
+        }
+        (false, true) => {
+            log::warn!("Command line: option 'hvm_fep' has no effect: forced emulation is in images for tests only");
+            None
+        }
+        (_, false) => None,
+    }
 }
 
 /// The groups of CPUs that share run queues.

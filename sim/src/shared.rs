@@ -124,7 +124,7 @@ impl Shared {
             tsc_khz: 1_000_000,
         };
         hv.control.set_factory(Box::new(X86Factory::new(parts)));
-        let sys = System { hv, machine: handle, router: Arc::new(Router::new(config.cpus)) };
+        let sys = System { hv, machine: handle, router: Arc::new(Router::new(config.cpus)), forced: None };
         make_dom0(&sys, config);
         let cpus = (0..config.cpus).map(|c| RefCell::new(Stepper::new(CpuId(c)))).collect();
         let shared = Rc::new(Shared { sys, machine, cpus });

@@ -304,7 +304,8 @@ pub enum Exit {
     },
     /// An access to a debug register: the guest's are loaded now, the instruction is to be executed again.
     DebugRegister,
-    /// An exception that is intercepted to bound its recursion (#DB, #AC): to be handed to the guest.
+    /// An exception that is intercepted to bound its recursion (#DB, #AC), or since it may ask for emulation (#UD, in
+    /// images for tests only): to be handed to the guest.
     Exception(Event),
     /// A write of CR4, not yet executed: what the guest may set depends on what its CPUID shows, not on the processor.
     ControlRegister,

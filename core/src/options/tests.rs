@@ -110,6 +110,7 @@ fn selftest_may_name_tests() {
     let o = parse("selftest=paging");
     assert_eq!((o.selftest, o.selftest_filter.as_deref()), (true, Some("paging")));
     assert!(!parse("selftest=off").selftest);
+    assert!(parse("hvm_fep").hvm_fep && !parse("").hvm_fep && !parse("hvm_fep=no").hvm_fep);
 }
 
 #[test]

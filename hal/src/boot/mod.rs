@@ -103,6 +103,7 @@ impl Handover {
     /// Reads what the boot loader left, and sets up the console. Stops the machine with a report if the loader left
     /// nothing that can be started with.
     #[must_use]
+    #[inline(never)] // what it has on the stack is gone when it returns
     pub fn start(self) -> Early {
         console::init(&console::Settings::default());
         // SAFETY: the page tables of the start are in use; it is used to read only.

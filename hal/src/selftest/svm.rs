@@ -310,23 +310,27 @@ fn leave() -> Result<(), String> {
 }
 
 fn redelivery() -> Result<(), String> {
-    for missing in [STACK, IDT] {
+    let events = [Event::Interrupt(VECTOR), Event::Software { vector: VECTOR }];
+    for (missing, event) in [STACK, IDT].into_iter().flat_map(|page| events.map(|event| (page, event))) {
         let mut guest = Guest::new(program!(guest_spin))?;
         guest.handle(VECTOR, program!(guest_handler));
         guest.cpu.regs_mut().rflags |= rflags::IF;
         let entry = guest.exchange(missing, 0);
-        guest.cpu.inject(Event::Interrupt(VECTOR));
+        guest.cpu.inject(event);
         let got = guest.run();
         check!(
             matches!(got, Exit::NestedFault(f) if f.gpa & !0xfff == missing),
             "{got:?}, not a fault at {missing:#x}"
         );
-        check!(guest.cpu.delivery_pending(), "the interrupt is lost");
+        check!(guest.cpu.delivery_pending(), "{event:?} is lost");
         guest.exchange(missing, entry);
         guest.run_to_hypercall()?;
         check!(guest.reg(R14) == 1, "the handler ran {} times", guest.reg(R14));
         // Five words were pushed, once.
         check!(guest.reg(R13) == CODE - 40, "the stack is at {:#x}", guest.reg(R13));
+        // The program's first instruction was not executed before an interrupt of its own.
+        let returns = guest.load(CODE - 40);
+        check!(event == events[0] || returns == program!(guest_spin), "{event:?} returns to {returns:#x}");
     }
     Ok(())
 }

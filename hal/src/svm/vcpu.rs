@@ -154,6 +154,12 @@ impl SvmCpu {
         v.pat = PAT_AT_RESET;
     }
 
+    /// #UD gives an exit.
+    pub fn intercept_undefined(&mut self) {
+        self.vmcb.intercept_exceptions |= 1 << 6;
+        self.mark(clean::INTERCEPTS);
+    }
+
     fn mark(&mut self, bits: u32) {
         self.dirty |= bits;
     }
@@ -236,8 +242,9 @@ impl SvmCpu {
     }
 
     /// After an exit: an event whose delivery was cut short is delivered again, unless the instruction that raised it
-    /// will be executed again anyway (software interrupts and breakpoints).
-    fn requeue_interrupted_event(&mut self) {
+    /// will be executed again anyway (software interrupts and breakpoints). `ours` is what was injected, if the guest is
+    /// still where it was then.
+    fn requeue_interrupted_event(&mut self, ours: Option<u64>) {
         let info = self.vmcb.exit_int_info;
         self.vmcb.event_injection = 0;
         if info & event::VALID == 0 {
@@ -246,7 +253,7 @@ impl SvmCpu {
         let kind = (info >> event::TYPE_SHIFT) & 7;
         let vector = info & 0xff;
         let repeats = kind == event::TYPE_SOFTWARE || (kind == event::TYPE_EXCEPTION && matches!(vector, 3 | 4));
-        if !repeats {
+        if !repeats || ours == Some(info) {
             self.vmcb.event_injection = info;
         }
     }
@@ -385,6 +392,7 @@ impl VirtualCpu for SvmCpu {
         #[expect(clippy::expect_used, reason = "a broken invariant of our own; stops the machine with a report")]
         let host = host.expect("this CPU has enabled SVM");
 
+        let (queued, queued_at) = (self.vmcb.event_injection, self.regs.rip);
         let offered = self.offer_interrupt();
         let v = &mut *self.vmcb;
         v.rax = self.regs.gpr[gpr::RAX];
@@ -421,7 +429,8 @@ impl VirtualCpu for SvmCpu {
             self.vmcb.event_injection = offered.unwrap_or(self.vmcb.event_injection);
             return Exit::Failed(code);
         }
-        self.requeue_interrupted_event();
+        // A software interrupt of ours stands behind its instruction, which will not raise it again.
+        self.requeue_interrupted_event((self.regs.rip == queued_at).then_some(queued));
         if let Some(offered) = offered {
             self.take_back(offered);
         }
@@ -617,6 +626,10 @@ impl VirtualCpu for SvmCpu {
 
     fn inject(&mut self, what: Event) {
         let v = &mut self.vmcb;
+        if matches!(what, Event::Software { .. }) && common().features.nrip_save {
+            // Where the guest returns to: processors without this field take RIP.
+            v.next_rip = self.regs.rip;
+        }
         v.event_injection = event::VALID
             | match what {
                 Event::Interrupt(vector) => u64::from(vector) | (event::TYPE_INTERRUPT << event::TYPE_SHIFT),

@@ -60,6 +60,11 @@ impl Parts {
         }
     }
 
+    /// The operand size of near branches: in 64-bit mode 64 bits, or 16 with a prefix, as AMD processors have it.
+    fn branch_width(&self) -> Width {
+        self.stack_width()
+    }
+
     /// The operand size of moves to and from control and debug registers, and of system instructions like them.
     fn register_width(&self) -> Width {
         if self.mode == Mode::Bits64 { Width::Qword } else { Width::Dword }
@@ -170,6 +175,7 @@ fn one_byte(p: &Parts) -> Option<Meaning> {
         0x90 if p.repeat == Repeat::WhileEqual => p.plain(Op::Pause),
         0x90 if p.base_extension == 0 => p.plain(Op::Nop),
         0x90..=0x97 => p.binary(Op::Xchg, p.operand_width, Operand::Gpr(low_register), RAX),
+        0x9b => p.plain(Op::Wait),
         0x9c => p.plain_width(Op::Pushf, p.stack_width()),
         0x9d => p.plain_width(Op::Popf, p.stack_width()),
         0xa0 | 0xa1 => p.binary(Op::Mov, width, RAX, Operand::Memory),
@@ -194,8 +200,10 @@ fn one_byte(p: &Parts) -> Option<Meaning> {
         0xcf => p.plain(Op::Iret),
         0xd0 | 0xd1 => Meaning { immediate: 1, ..shift_by(p, width, Operand::Immediate) },
         0xd2 | 0xd3 => shift_by(p, width, Operand::Gpr(1)),
+        0xd9 if p.modrm.byte == 0xd0 => p.plain(Op::Fnop),
         0xe4 | 0xe5 => port(p, Op::In, RAX, Operand::Immediate),
         0xe6 | 0xe7 => port(p, Op::Out, Operand::Immediate, RAX),
+        0xe9 | 0xeb => p.unary(Op::Jmp, p.branch_width(), Operand::Immediate),
         0xec | 0xed => port(p, Op::In, RAX, RDX),
         0xee | 0xef => port(p, Op::Out, RDX, RAX),
         0xf1 => p.plain(Op::Int1),
@@ -213,6 +221,7 @@ fn one_byte(p: &Parts) -> Option<Meaning> {
             1 => p.unary(Op::Dec, width, p.rm(width)),
             _ if p.opcode == 0xfe => return None,
             3 | 5 if !p.modrm.is_memory => return None,
+            4 => p.unary(Op::Jmp, p.branch_width(), p.rm(p.branch_width())),
             6 => p.unary(Op::Push, p.stack_width(), p.rm(p.stack_width())),
             7 => return None,
             _ => p.plain(Op::Other), // calls and jumps
@@ -262,6 +271,7 @@ fn two_byte(p: &Parts) -> Option<Meaning> {
             _ => return None,
         },
         0x01 => return group7(p),
+        0x05 => p.plain(Op::Syscall),
         0x06 => p.plain(Op::Clts),
         0x08 => p.plain(Op::Invd),
         0x09 => p.plain(Op::Wbinvd), // with F3: WBNOINVD
@@ -425,10 +435,17 @@ fn vector_load_nontemporal(p: &Parts, vex: bool) -> Option<Meaning> {
     if p.modrm.is_memory { vector(p, vector_form(bytes, true, vex), true) } else { None }
 }
 
-/// Moves between memory and XMM or YMM registers. Register forms and MMX are [`Op::Other`].
+/// Moves between memory and XMM or YMM registers, and of whole registers. Those of parts and MMX are [`Op::Other`].
 fn vector_move(p: &Parts, vex: bool) -> Option<Meaning> {
     if !p.modrm.is_memory {
-        return Some(p.plain(Op::Other));
+        let (reg, rm) = (Operand::Vector(p.modrm.reg), Operand::Vector(p.modrm.rm));
+        let (to, from) = match (p.opcode, p.prefix()) {
+            (0x10 | 0x28, Prefix::None | Prefix::P66) | (0x6f, Prefix::P66 | Prefix::F3) => (reg, rm),
+            (0x11 | 0x29, Prefix::None | Prefix::P66) | (0x7f, Prefix::P66 | Prefix::F3) => (rm, reg),
+            _ => return Some(p.plain(Op::Other)),
+        };
+        let form = vector_form(if p.vector_256 { 32 } else { 16 }, false, vex);
+        return (!vex || p.no_vvvv).then(|| p.binary(Op::VectorMove(form), p.operand_width, to, from));
     }
     let full = |aligned| vector_form(if p.vector_256 { 32 } else { 16 }, aligned, vex);
     let part = |bytes| vector_form(bytes, false, vex);

@@ -178,7 +178,7 @@ impl Execution<'_> {
     }
 
     /// The linear address of the memory operand.
-    fn operand_address(&self, size: u8, kind: AccessKind) -> Result<u64, Fault> {
+    pub(super) fn operand_address(&self, size: u8, kind: AccessKind) -> Result<u64, Fault> {
         let offset = address::effective(self.cpu, self.i);
         address::linear(self.cpu, self.mode, self.i.memory.segment, offset, size, kind)
     }
@@ -197,7 +197,7 @@ impl Execution<'_> {
         self.memory.write(linear, from)
     }
 
-    fn read(&mut self, operand: Operand, width: Width) -> Result<u64, Fault> {
+    pub(super) fn read(&mut self, operand: Operand, width: Width) -> Result<u64, Fault> {
         Ok(match operand {
             Operand::Gpr(n) => self.gpr(n, width),
             Operand::HighByte(n) => self.cpu.gpr(n) >> 8 & 0xff,
@@ -211,7 +211,7 @@ impl Execution<'_> {
         })
     }
 
-    fn write(&mut self, operand: Operand, width: Width, value: u64) -> Result<(), Fault> {
+    pub(super) fn write(&mut self, operand: Operand, width: Width, value: u64) -> Result<(), Fault> {
         match operand {
             Operand::Gpr(n) => self.set_gpr(n, width, value),
             Operand::HighByte(n) => {
@@ -456,6 +456,17 @@ impl Execution<'_> {
     fn vector_move(&mut self, form: VectorForm) -> Result<(), Fault> {
         self.require_vector(form.vex)?;
         let Instruction { destination, source, .. } = *self.i;
+        if let (Operand::Vector(to), Operand::Vector(from)) = (destination, source) {
+            let [low, high, third, fourth] = self.cpu.vector(from);
+            let [_, _, old_third, old_fourth] = self.cpu.vector(to);
+            let upper = match (form.vex, form.bytes) {
+                (true, 32) => [third, fourth],
+                (true, _) => [0, 0],
+                (false, _) => [old_third, old_fourth],
+            };
+            self.cpu.set_vector(to, [low, high, upper[0], upper[1]]);
+            return Ok(());
+        }
         let load = destination != Operand::Memory;
         let kind = if load { AccessKind::Read } else { AccessKind::Write };
         let linear = self.operand_address(form.bytes, kind)?;

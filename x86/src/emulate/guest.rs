@@ -1,15 +1,18 @@
 //! A hardware vCPU as the emulator's [`CpuState`].
 
+use super::forced::{SystemState, Table};
 use super::instruction::Segment;
 use super::{CpuState, Exception, Fault, SegmentState, control};
 use crate::cpuid::CpuidPolicy;
-use crate::virt::{Control, Event, SegmentName, VirtualCpu};
+use crate::virt::{self, Control, Event, SegmentName, SwitchedMsr, VirtualCpu};
 use radon_abi::cpufeatureset::Feature;
 
 const DR6_SINGLE_STEP: u64 = 1 << 14;
 /// DR6 bits that read as one, and those that can be set.
 const DR6_ONES: u64 = 0xffff_0ff0;
 const DR6_DEFINED: u64 = 0xe00f;
+/// The x87 status word's summary of exceptions that are not masked.
+const X87_SUMMARY: u8 = 1 << 7;
 const DR7_ONES: u64 = 0x400;
 const DR7_DEFINED: u64 = 0xffff_23ff;
 
@@ -59,15 +62,7 @@ impl CpuState for GuestCpu<'_> {
     }
 
     fn segment(&self, segment: Segment) -> SegmentState {
-        let s = self.cpu.segment(match segment {
-            Segment::Es => SegmentName::Es,
-            Segment::Cs => SegmentName::Cs,
-            Segment::Ss => SegmentName::Ss,
-            Segment::Ds => SegmentName::Ds,
-            Segment::Fs => SegmentName::Fs,
-            Segment::Gs => SegmentName::Gs,
-        });
-        SegmentState { selector: s.selector, base: s.base, limit: s.limit, attributes: s.attributes }
+        state_of(self.cpu.segment(name_of(segment)))
     }
 
     fn cpl(&self) -> u8 {
@@ -175,4 +170,53 @@ impl CpuState for GuestCpu<'_> {
         self.cpu.set_debug_registers(&registers);
         self.cpu.inject(Event::Exception { vector: super::VECTOR_DB, error_code: None });
     }
+}
+
+impl SystemState for GuestCpu<'_> {
+    fn table(&self, table: Table) -> SegmentState {
+        state_of(self.cpu.segment(match table {
+            Table::Gdtr => SegmentName::Gdtr,
+            Table::Idtr => SegmentName::Idtr,
+            Table::Ldtr => SegmentName::Ldtr,
+            Table::Tr => SegmentName::Tr,
+        }))
+    }
+
+    fn set_segment(&mut self, segment: Segment, state: SegmentState) {
+        let SegmentState { selector, base, limit, attributes } = state;
+        self.cpu.set_segment(name_of(segment), &virt::Segment { selector, attributes, limit, base });
+    }
+
+    fn software_interrupt(&mut self, vector: u8) {
+        self.cpu.inject(Event::Software { vector });
+    }
+
+    fn debug_trap(&mut self) {
+        self.cpu.inject(Event::DB);
+    }
+
+    fn system_call(&self) -> [u64; 4] {
+        [SwitchedMsr::Star, SwitchedMsr::Lstar, SwitchedMsr::Cstar, SwitchedMsr::Sfmask]
+            .map(|msr| self.cpu.switched_msr(msr))
+    }
+
+    fn x87_exception(&self) -> bool {
+        // The low byte of the status word.
+        self.cpu.extended_state().get(2).is_some_and(|status| status & X87_SUMMARY != 0)
+    }
+}
+
+fn name_of(segment: Segment) -> SegmentName {
+    match segment {
+        Segment::Es => SegmentName::Es,
+        Segment::Cs => SegmentName::Cs,
+        Segment::Ss => SegmentName::Ss,
+        Segment::Ds => SegmentName::Ds,
+        Segment::Fs => SegmentName::Fs,
+        Segment::Gs => SegmentName::Gs,
+    }
+}
+
+fn state_of(s: virt::Segment) -> SegmentState {
+    SegmentState { selector: s.selector, base: s.base, limit: s.limit, attributes: s.attributes }
 }

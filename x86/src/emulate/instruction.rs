@@ -208,6 +208,8 @@ pub enum Op {
     Btc,
     Push,
     Pop,
+    /// A near jump, to a displacement (its immediate) or to what its operand says.
+    Jmp,
     // Strings.
     Movs,
     Cmps,
@@ -277,6 +279,9 @@ pub enum Op {
     Popf,
     Cli,
     Sti,
+    Syscall,
+    Fnop,
+    Wait,
     /// A valid encoding (as far as is known) that nothing here executes; its length is right.
     Other,
 }

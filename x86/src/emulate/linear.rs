@@ -1,5 +1,6 @@
 //! Linear memory of a vCPU: a page-table walk, then guest-physical accesses.
 
+use super::forced::SystemMemory;
 use super::instruction::Width;
 use super::walk::{Access, Paging, TableMemory, WalkError, walk_and_mark};
 use super::{AccessKind, Exception, Fault, Memory};
@@ -142,6 +143,30 @@ impl Memory for LinearMemory<'_> {
 
     fn port_out(&mut self, port: u16, width: Width, value: u32) -> Result<(), Fault> {
         self.physical.port_out(port, width, value)
+    }
+}
+
+impl LinearMemory<'_> {
+    /// Calls `f` with the rights of the processor's own accesses.
+    fn as_processor<R>(&mut self, f: impl FnOnce(&mut Self) -> R) -> R {
+        let rights = (self.user, self.smap_exempt);
+        (self.user, self.smap_exempt) = (false, false);
+        // Translations were found with other rights.
+        self.cache = [None; 3];
+        let result = f(self);
+        self.cache = [None; 3];
+        (self.user, self.smap_exempt) = rights;
+        result
+    }
+}
+
+impl SystemMemory for LinearMemory<'_> {
+    fn read_system(&mut self, linear: u64, to: &mut [u8]) -> Result<(), Fault> {
+        self.as_processor(|memory| memory.read(linear, to, AccessKind::Read))
+    }
+
+    fn exchange_system(&mut self, linear: u64, old: u64, new: u64) -> Result<bool, Fault> {
+        self.as_processor(|memory| memory.compare_exchange(linear, Width::Qword, old, new))
     }
 }
 

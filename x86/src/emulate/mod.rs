@@ -20,6 +20,7 @@ pub mod decode;
 mod encoding;
 pub mod execute;
 pub mod flags;
+pub mod forced;
 pub mod guest;
 pub mod instruction;
 pub mod linear;

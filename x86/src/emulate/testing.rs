@@ -7,7 +7,9 @@
     reason = "what tests need; the hypervisor has nothing of it"
 )]
 
+use super::forced::{SystemState, Table};
 use super::{CpuState, Fault, Segment, SegmentState};
+use alloc::vec::Vec;
 
 /// Where its code begins.
 pub const CODE: u64 = 0x1000;
@@ -28,6 +30,22 @@ pub struct Cpu {
     pub steps: u32,
     /// In the shadow of STI or MOV SS.
     pub shadow: bool,
+    /// By [`Table`].
+    pub tables: [SegmentState; 4],
+    /// What was set up for delivery.
+    pub delivered: Vec<Delivered>,
+    /// STAR, LSTAR, CSTAR, SFMASK.
+    pub system_call: [u64; 4],
+    pub x87_exception: bool,
+}
+
+/// An event that the guest gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Delivered {
+    /// A software interrupt.
+    Interrupt(u8),
+    /// #DB.
+    Debug,
 }
 
 impl Cpu {
@@ -53,6 +71,10 @@ impl Cpu {
             vector: [[0; 4]; 16],
             steps: 0,
             shadow: true,
+            tables: [SegmentState::default(); 4],
+            delivered: Vec::new(),
+            system_call: [0; 4],
+            x87_exception: false,
         }
     }
 
@@ -134,5 +156,29 @@ impl CpuState for Cpu {
     }
     fn raise_single_step(&mut self) {
         self.steps += 1;
+    }
+}
+
+impl SystemState for Cpu {
+    fn table(&self, table: Table) -> SegmentState {
+        self.tables[table as usize]
+    }
+    fn set_segment(&mut self, segment: Segment, state: SegmentState) {
+        self.segments[segment as usize] = state;
+        if segment == Segment::Ss {
+            self.cpl = (state.attributes >> 5 & 3) as u8;
+        }
+    }
+    fn software_interrupt(&mut self, vector: u8) {
+        self.delivered.push(Delivered::Interrupt(vector));
+    }
+    fn debug_trap(&mut self) {
+        self.delivered.push(Delivered::Debug);
+    }
+    fn system_call(&self) -> [u64; 4] {
+        self.system_call
+    }
+    fn x87_exception(&self) -> bool {
+        self.x87_exception
     }
 }

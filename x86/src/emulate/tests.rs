@@ -554,6 +554,17 @@ fn vectors() {
     assert_eq!(t.cpu.vector[1], [0x11, 0x22, 0x33, 0x44]);
     let t = with(&[0xc5, 0xfd, 0x7f, 0x0b]).done(); // vmovdqa [rbx], ymm1
     assert_eq!((t.memory(), t.ram.get(DATA + 24, 8)), (full[0], full[3]));
+    for (code, expected) in [
+        (&[0x0f, 0x10, 0xd1][..], [full[0], full[1], 3, 4]), // movups xmm2, xmm1
+        (&[0x66, 0x0f, 0x7f, 0xca], [full[0], full[1], 3, 4]), // movdqa xmm2, xmm1
+        (&[0xc5, 0xf8, 0x29, 0xca], [full[0], full[1], 0, 0]), // vmovaps xmm2, xmm1
+        (&[0xc5, 0xfe, 0x6f, 0xd1], full),                   // vmovdqu ymm2, ymm1
+    ] {
+        let mut t = with(code);
+        t.cpu.vector[2] = [1, 2, 3, 4];
+        let t = t.done();
+        assert_eq!((t.cpu.vector[2], t.cpu.vector[1]), (expected, full), "{code:x?}");
+    }
     let t = with(&[0xf3, 0x0f, 0x10, 0x0b]).done(); // movss
     assert_eq!(t.cpu.vector[1], [0x11, 0, full[2], full[3]]);
     let t = with(&[0xf2, 0x0f, 0x11, 0x0b]).done(); // movsd [rbx]

@@ -21,7 +21,10 @@ impl Cx<'_> {
     // ---- instructions ----
 
     /// Calls `f` with the vCPU as the emulator sees it, then carries out what device accesses asked for.
-    fn with_emulator<R>(&mut self, f: impl FnOnce(&mut GuestCpu<'_>, &mut LinearMemory<'_>, &[u8]) -> R) -> R {
+    pub(super) fn with_emulator<R>(
+        &mut self,
+        f: impl FnOnce(&mut GuestCpu<'_>, &mut LinearMemory<'_>, &[u8]) -> R,
+    ) -> R {
         let now = self.now();
         let hv = self.hv();
         let mut supplied = [0_u8; MAX_LENGTH];

@@ -59,6 +59,7 @@ impl Cx<'_> {
             }
             Exit::Xsetbv => self.xsetbv(),
             Exit::Rdtsc { with_aux } => self.rdtsc(with_aux),
+            Exit::Exception(Event::UD) if self.forced() => {}
             Exit::Exception(event) => self.inject(event),
             Exit::ControlRegister | Exit::TaskPriority => self.emulate(Cause::Register),
             Exit::Icebp => {

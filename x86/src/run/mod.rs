@@ -10,6 +10,9 @@
 mod access;
 mod exits;
 mod faults;
+mod forced;
+#[cfg(test)]
+mod forced_tests;
 mod guest;
 mod interrupts;
 mod memory;
@@ -32,6 +35,7 @@ use radon_core::platform::PhysMemory;
 use radon_core::types::{CpuId, Nanoseconds};
 use radon_core::vcpu::Vcpu;
 
+pub use forced::ForcedEmulation;
 pub use guest::GuestMemory;
 pub use step::Stepper;
 pub use walk_cache::WalkCache;
@@ -49,6 +53,8 @@ pub struct System {
     pub machine: &'static dyn Machine,
     /// Physical device interrupts.
     pub router: Arc<Router>,
+    /// Guests may force the emulation of instructions; only in images for tests.
+    pub forced: Option<ForcedEmulation>,
 }
 
 /// What the handlers of exits work on: the vCPU that is loaded, and its surroundings.

@@ -73,7 +73,7 @@ impl Rig {
             watchdog: radon_core::watchdog::Watchdog::default(),
             trace: radon_core::trace::Trace::default(),
         };
-        let sys = System { hv, machine: zen, router: Arc::new(Router::new(1)) };
+        let sys = System { hv, machine: zen, router: Arc::new(Router::new(1)), forced: None };
         let hv = &sys.hv;
         let memory = hv.platform.memory();
         let npt = Npt::new(memory, &hv.frames, 48, Order::LARGE, u64::MAX).unwrap();
@@ -136,7 +136,7 @@ impl Rig {
         X86Vcpu::of(&self.domain.vcpus()[0]).unwrap()
     }
 
-    fn cpu<R>(&mut self, f: impl FnOnce(&mut dyn VirtualCpu) -> R) -> R {
+    pub(super) fn cpu<R>(&mut self, f: impl FnOnce(&mut dyn VirtualCpu) -> R) -> R {
         f(&mut *self.arch().state.lock().cpu)
     }
 
@@ -166,7 +166,7 @@ impl Rig {
     }
 
     /// The exit that the instruction `code` causes, at [`CODE`].
-    fn exit(&mut self, code: &[u8], exit: Exit) {
+    pub(super) fn exit(&mut self, code: &[u8], exit: Exit) {
         self.put(CODE, code);
         self.cpu(|cpu| {
             cpu.regs_mut().rip = CODE;
@@ -175,32 +175,32 @@ impl Rig {
         self.cx(|cx| cx.handle(exit));
     }
 
-    fn user(&mut self) {
+    pub(super) fn user(&mut self) {
         let ss = Segment { selector: 0x2b, attributes: 0xcf3, limit: u32::MAX, base: 0 };
         self.cpu(|cpu| cpu.set_segment(SegmentName::Ss, &ss));
     }
 
-    fn reg(&mut self, n: usize) -> u64 {
+    pub(super) fn reg(&mut self, n: usize) -> u64 {
         self.cpu(|cpu| cpu.regs().get(n))
     }
 
-    fn set(&mut self, n: usize, value: u64) {
+    pub(super) fn set(&mut self, n: usize, value: u64) {
         self.cpu(|cpu| cpu.regs_mut().set(n, value));
     }
 
     /// How far RIP is past [`CODE`].
-    fn moved(&mut self) -> u64 {
+    pub(super) fn moved(&mut self) -> u64 {
         self.cpu(|cpu| cpu.regs().rip.wrapping_sub(CODE))
     }
 
     /// What is set up for delivery, which is thereby forgotten.
-    fn event(&mut self) -> Option<Event> {
+    pub(super) fn event(&mut self) -> Option<Event> {
         let event = self.cpu(|cpu| cpu.pending_event());
         self.plain(|_| {});
         event
     }
 
-    fn done(&self) -> Vec<Done> {
+    pub(super) fn done(&self) -> Vec<Done> {
         core::mem::take(&mut *self.zen.done.lock())
     }
 

@@ -204,6 +204,9 @@ fn must_know(m: Mnemonic) -> bool {
             | M::Str
             | M::Lldt
             | M::Ltr
+            | M::Syscall
+            | M::Wait
+            | M::Fnop
     )
 }
 
@@ -335,6 +338,12 @@ fn compare_operand(
                 assert_eq!(Some(width), width_of(size), "memory width {k}: {context}");
             }
         }
+        OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+            assert_eq!(which, Operand::Immediate, "{context}");
+            // The instruction is at 0.
+            let target = ours.immediate.wrapping_add(u64::from(ours.length)) & width.mask();
+            assert_eq!(target, i.near_branch_target(), "target: {context}");
+        }
         _ => {
             assert_eq!(which, Operand::Immediate, "operand {k} {kind:?}: {context}");
             let mask = ours.width.mask();
@@ -412,7 +421,9 @@ fn compare(bytes: &[u8], mode: Mode, bits: u32) {
         }
         return;
     }
-    if let Op::VectorMove(VectorForm { bytes: size, .. }) = ours.op {
+    if let Op::VectorMove(VectorForm { bytes: size, .. }) = ours.op
+        && theirs.op_kind(0).max(theirs.op_kind(1)) == OpKind::Memory
+    {
         assert_eq!(usize::from(size), theirs.memory_size().size(), "vector size: {context}");
     }
     let explicit: Vec<Operand> = [ours.destination, ours.source].into_iter().filter(|o| *o != Operand::None).collect();

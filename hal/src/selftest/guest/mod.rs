@@ -140,6 +140,10 @@ impl Guest {
         memory().store_u64(self.machine_address(gpa), value);
     }
 
+    pub(super) fn load(&self, gpa: u64) -> u64 {
+        memory().load_u64(self.machine_address(gpa))
+    }
+
     /// Page tables (the first 4 MiB, one to one), descriptors, programs.
     fn fill(&self) -> Result<(), String> {
         self.store(PML4, PDPT | 3);
