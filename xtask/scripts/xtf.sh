@@ -17,8 +17,9 @@ for image in /xtf/????; do
         cat "$image.cfg"
     } >/tmp/xtf.cfg
     echo "XTF: begin $number"
-    verdict=CRASH
+    verdict=REFUSED
     if xl create -q /tmp/xtf.cfg; then
+        verdict=CRASH
         if ! wait_for 60 gone; then
             verdict=HANG
             xl destroy "$guest_name"

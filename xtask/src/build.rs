@@ -85,6 +85,14 @@ pub(crate) fn build(profile: Profile, messages: Stdio) -> Result<PathBuf> {
     store(&linked, &host::output())
 }
 
+/// Builds an image for tests whose guests may force the emulation of instructions, if the option `hvm_fep` says so.
+pub(crate) fn build_with_forced_emulation() -> Result<PathBuf> {
+    let mut command = bare_metal_cargo("build");
+    command.args(["--features", "radon/hvm_fep"]);
+    let linked = link(command, "radon", "radon", Profile::Release, Stdio::inherit())?;
+    store(&linked, &host::output().join("hvm_fep"))
+}
+
 /// Builds the image from sources in the folder `root`, in its folder `target`, with crates in cargo's folder `home`.
 pub(crate) fn build_at(root: &Path, home: &Path, messages: Stdio) -> Result<PathBuf> {
     let target = root.join("target");
