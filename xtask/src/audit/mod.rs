@@ -11,6 +11,7 @@ mod panics;
 mod reproducible;
 mod sbom;
 mod stack;
+mod test_only;
 mod unsafety;
 
 use std::process::Stdio;
@@ -53,12 +54,22 @@ enum Part {
     Panics,
     /// Stack frames and chains of calls
     Stack,
+    /// Whether the image has what only tests are to have
+    TestOnly,
     /// Whether two builds in different folders give the same bytes
     Reproducible,
 }
 
-const PARTS: &[Part] =
-    &[Part::Unsafe, Part::Lines, Part::Dependencies, Part::Sbom, Part::Panics, Part::Stack, Part::Reproducible];
+const PARTS: &[Part] = &[
+    Part::Unsafe,
+    Part::Lines,
+    Part::Dependencies,
+    Part::Sbom,
+    Part::Panics,
+    Part::Stack,
+    Part::TestOnly,
+    Part::Reproducible,
+];
 
 /// What a part found.
 #[derive(Default)]
@@ -82,7 +93,7 @@ pub(crate) fn audit(options: &Options) -> Result<bool> {
     };
     let parts: Vec<Part> = PARTS.iter().copied().filter(wanted).collect();
     let files = source::inventory()?;
-    let image = match parts.iter().any(|part| matches!(part, Part::Panics | Part::Stack)) {
+    let image = match parts.iter().any(|part| matches!(part, Part::Panics | Part::Stack | Part::TestOnly)) {
         true => {
             build::build(Profile::Release, Stdio::inherit())?;
             Some(code::Image::read()?)
@@ -99,7 +110,8 @@ pub(crate) fn audit(options: &Options) -> Result<bool> {
             (Part::Sbom, _) => sbom::section()?,
             (Part::Panics, Some(image)) => panics::section(image)?,
             (Part::Stack, Some(image)) => stack::section(image),
-            (Part::Panics | Part::Stack, None) => continue,
+            (Part::TestOnly, Some(image)) => test_only::section(image),
+            (Part::Panics | Part::Stack | Part::TestOnly, None) => continue,
             (Part::Reproducible, _) => reproducible::section()?,
         };
         problems += section.problems.len();
