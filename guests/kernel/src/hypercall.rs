@@ -22,6 +22,12 @@ pub fn call<const N: usize>(number: u32, arguments: [u64; N]) -> i64 {
     result
 }
 
+/// Ends the program with a message unless a hypercall succeeded.
+pub fn must(what: &str, result: i64) -> i64 {
+    assert!(result >= 0, "{what}: {result}");
+    result
+}
+
 /// A hypercall with an operation's number and a structure that the hypervisor may write.
 pub fn operate<T>(number: u32, operation: u32, argument: &mut T) -> i64 {
     call(number, [u64::from(operation), ptr::from_mut(argument) as u64])

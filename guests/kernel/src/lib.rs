@@ -1,5 +1,5 @@
 //! What the test guests that are kernels share: the way from the PVH entry to long mode (`start.S`) and the layout in memory
-//! (`link.ld`), further vCPUs, hypercalls, and the clock that the hypervisor publishes.
+//! (`link.ld`), further vCPUs, hypercalls, another domain, and the clock that the hypervisor publishes.
 //!
 //! The program provides `guest_main(start_info: u32)`, `further_main(number: u64)` for further vCPUs, and the symbol
 //! `boot_stack_top` in its own assembly code.
@@ -15,6 +15,8 @@
 
 #[cfg(target_os = "none")]
 mod clock;
+#[cfg(target_os = "none")]
+pub mod domain;
 #[cfg(target_os = "none")]
 pub mod hypercall;
 #[cfg(target_os = "none")]

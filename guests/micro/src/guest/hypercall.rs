@@ -3,14 +3,8 @@
 use core::ptr;
 
 use radon_abi::{event_channel, hvm, hypercall, memory, sysctl, xen};
-use radon_guest::hypercall::{call, operate};
+use radon_guest::hypercall::{call, must, operate};
 use zerocopy::{FromZeros, IntoBytes};
-
-/// Ends the machine with a message unless a hypercall succeeded.
-pub(crate) fn must(what: &str, result: i64) -> i64 {
-    assert!(result >= 0, "{what}: {result}");
-    result
-}
 
 /// Sets one of the domain's parameters.
 pub(crate) fn set_parameter(index: u32, value: u64) {

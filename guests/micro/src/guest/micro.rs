@@ -10,11 +10,11 @@ use radon_abi::grant_table::{self, CopyPtr, GrantCopy, MapGrantRef, SetupTable, 
 use radon_abi::memory::{self, MemoryReservation};
 use radon_abi::vcpu::SetSingleshotTimer;
 use radon_abi::{hvm, hypercall, vcpu, xen};
-use radon_guest::hypercall::{call, give_way, map_special, operate};
+use radon_guest::hypercall::{call, give_way, map_special, must, operate};
 use radon_guest::{Clock, Page, rdtsc};
 use zerocopy::FromZeros;
 
-use super::hypercall::{loopback, must, set_parameter};
+use super::hypercall::{loopback, set_parameter};
 use super::port::{in32, out32, result};
 use super::{domain, interrupts, is_asked, second};
 

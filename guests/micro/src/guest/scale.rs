@@ -7,10 +7,9 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_abi::hypercall;
-use radon_guest::hypercall::call;
+use radon_guest::hypercall::{call, must};
 use radon_guest::{rdtsc, start_vcpu};
 
-use super::hypercall::must;
 use super::interrupts::{self, halt_while};
 use super::micro::{X2APIC_COMMAND, enable_x2apic, wrmsr};
 use super::port::result;

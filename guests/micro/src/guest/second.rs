@@ -6,10 +6,9 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::{event_channel, hypercall};
-use radon_guest::hypercall::{give_way, operate};
+use radon_guest::hypercall::{give_way, must, operate};
 use radon_guest::start_vcpu;
 
-use super::hypercall::must;
 use super::interrupts::{self, halt_while};
 use super::micro::{X2APIC_COMMAND, acknowledge, enable_x2apic, measure, wrmsr};
 use super::scale;
