@@ -44,7 +44,7 @@ pub const RUNSTATE_OFFLINE: u32 = 3;
 /// ([`crate::xen::VMASST_TYPE_RUNSTATE_UPDATE_FLAG`]).
 pub const XEN_RUNSTATE_UPDATE: u64 = 1 << 63;
 
-/// Flag of [`SetSingleshotTimer`]: refuse a time in the past with `ETIME`.
+/// Flag of [`SetSingleshotTimer`]: refuse a time in the past with `ETIME`. Xen ignores it since 4.17.3.
 pub const VCPU_SSHOTTMR_FUTURE: u32 = 1 << 0;
 
 /// `struct vcpu_runstate_info`.

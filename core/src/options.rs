@@ -587,6 +587,11 @@ fn flag(value: Option<&str>, wanted: bool) -> Parsed<bool> {
 }
 
 /// A number: decimal, 0x hexadecimal or 0 octal, as C has it.
+/// A number as options have it.
+pub(crate) fn integer_of(text: &str) -> Option<u32> {
+    number(text).ok()
+}
+
 fn number(text: &str) -> Parsed<u32> {
     integer(text).and_then(|n| u32::try_from(n).map_err(|_| BadValue))
 }

@@ -344,7 +344,7 @@ pub trait ArchDomain: Any + Send + Sync {
     /// Fills a guest frame with hypercall stubs.
     ///
     /// # Errors
-    /// `EACCES`: it is not writable memory. `EOPNOTSUPP` where this is not to be had.
+    /// `EINVAL`: it is not writable memory. `EOPNOTSUPP` where this is not to be had.
     fn fill_hypercall_page(&self, _hv: &Hypervisor, _domain: &Domain, _gfn: Gfn) -> Result<(), Errno> {
         Err(Errno::EOPNOTSUPP)
     }

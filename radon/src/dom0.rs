@@ -8,6 +8,7 @@ use alloc::{format, vec};
 use core::fmt;
 use core::ops::Range;
 
+use radon_abi::memory::E820Entry;
 use radon_core::domain::{Domain, DomainParts, Role};
 use radon_core::frames::Order;
 use radon_core::p2m::{Kind, P2m};
@@ -214,6 +215,7 @@ pub(crate) fn build(sys: &'static System, parts: Parts<'_>) -> Result<Arc<Domain
         sys.hv.frames.free_reserved(first, count);
     }
     let domain = make_domain(sys, machine, &plan, vcpus, (own_ports, own_gsi))?;
+    domain.memory_map.set(plan.memmap.iter().map(|e| E820Entry { addr: e.addr, size: e.size, kind: e.kind }).collect());
     let entry = start_info::entry_state(kernel.kernel.entry, plan.start_info.start);
     let first = domain.vcpu(VcpuId(0)).ok_or_else(|| failed("it has no vCPU"))?;
     set_entry_state(first, &entry);

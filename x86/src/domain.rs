@@ -13,6 +13,7 @@ use radon_abi::errno::Errno;
 use radon_core::domain::Domain;
 use radon_core::hypervisor::Hypervisor;
 use radon_core::platform::{ArchDomain, ClockParameters, CpuPolicyData, PolicyError};
+use radon_core::types::Gfn;
 use spin::once::Once;
 
 use crate::context;
@@ -22,6 +23,7 @@ use crate::devices::lapic::{self, Ipi, LapicShared};
 use crate::hwdom::HardwareDevices;
 use crate::machine::Machine;
 use crate::policy::{self, CurrentPolicy};
+use crate::run::write_hypercall_page;
 use crate::tsc::DomainTsc;
 use crate::vcpu::X86Vcpu;
 
@@ -121,6 +123,10 @@ impl ArchDomain for X86Domain {
         let guest = self.guest.as_ref().ok_or(Errno::EOPNOTSUPP)?;
         let new = policy::changed(&self.cpuid, &guest.maximum, changes)?;
         Ok(self.cpuid.replace(new)?)
+    }
+
+    fn fill_hypercall_page(&self, hv: &Hypervisor, domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
+        write_hypercall_page(hv, domain, gfn)
     }
 
     fn clock(&self, hv: &Hypervisor) -> ClockParameters {

@@ -29,6 +29,8 @@ pub struct Caller<'a> {
     pub memory: &'a dyn GuestVirtual,
     /// Whether it calls in 32-bit mode, with structures of that layout: [`super::compat`].
     pub compat: bool,
+    /// Whether it has interrupts on. One that has not does not take an event that is pending for a reason to wake.
+    pub interrupts: bool,
     budget: Cell<u32>,
 }
 
@@ -45,7 +47,7 @@ impl<'a> Caller<'a> {
         vcpu: &'a Arc<Vcpu>,
         memory: &'a dyn GuestVirtual,
     ) -> Caller<'a> {
-        Caller { hv, domain, vcpu, memory, compat: false, budget: Cell::new(BUDGET) }
+        Caller { hv, domain, vcpu, memory, compat: false, interrupts: true, budget: Cell::new(BUDGET) }
     }
 
     /// The same caller in 32-bit mode, if `compat`.
@@ -54,10 +56,16 @@ impl<'a> Caller<'a> {
         Caller { compat, ..self }
     }
 
+    /// The same caller with interrupts on or off.
+    #[must_use]
+    pub fn with_interrupts(self, interrupts: bool) -> Caller<'a> {
+        Caller { interrupts, ..self }
+    }
+
     /// Does something as the same caller with another view of its memory, and with what is left of its budget.
     pub(super) fn with_memory<R>(&self, memory: &dyn GuestVirtual, f: impl FnOnce(&Caller<'_>) -> R) -> R {
-        let Caller { hv, domain, vcpu, compat, .. } = *self;
-        let other = Caller { hv, domain, vcpu, memory, compat, budget: Cell::new(self.budget.get()) };
+        let Caller { hv, domain, vcpu, compat, interrupts, .. } = *self;
+        let other = Caller { hv, domain, vcpu, memory, compat, interrupts, budget: Cell::new(self.budget.get()) };
         let result = f(&other);
         self.budget.set(other.budget.get());
         result

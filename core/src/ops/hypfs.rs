@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use log::LevelFilter;
 use radon_abi::errno::Errno;
 use radon_abi::hypfs::{self as abi, DirEntry};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::version;
 use crate::hypercall::{Args, Caller, OpResult, Operation, Outcome, SUCCESS, op, operation};
@@ -43,8 +43,6 @@ enum Node {
     Choice(fn(&Hypervisor) -> String, fn(&Hypervisor, &str) -> Result<(), Errno>),
     /// A number.
     Number(fn(&Hypervisor) -> u32),
-    /// A number that can be set.
-    Setting(fn(&Hypervisor) -> u32, fn(&Hypervisor, u32)),
     /// How the CPUs of a pool are scheduled: each by itself.
     Granularity,
 }
@@ -74,8 +72,8 @@ const VERSION: Node = Node::Directory(&[
 const PARAMETERS: Node = Node::Directory(&[
     ("console_timestamps", Node::Text(|hv| hv.console.settings().timestamps.name().into())),
     ("conswitch", Node::Text(|hv| switch_name(hv.console.settings().switch))),
-    ("gnttab_max_frames", Node::Setting(|hv| hv.control.grant_limits().0, set_grant_frames)),
-    ("gnttab_max_maptrack_frames", Node::Setting(|hv| hv.control.grant_limits().1, set_maptrack_frames)),
+    ("gnttab_max_frames", Node::Choice(|hv| hv.control.grant_limits().0.to_string(), set_grant_frames)),
+    ("gnttab_max_maptrack_frames", Node::Choice(|hv| hv.control.grant_limits().1.to_string(), set_maptrack_frames)),
     ("guest_loglvl", Node::Choice(|hv| level_name(hv.console.levels().1), |hv, text| set_level(hv, text, true))),
     ("loglvl", Node::Choice(|hv| level_name(hv.console.levels().0), |hv, text| set_level(hv, text, false))),
     ("sched_ratelimit_us", Node::Number(|hv| hv.scheduler.ratelimit_us())),
@@ -104,12 +102,16 @@ fn set_level(hv: &Hypervisor, text: &str, of_guests: bool) -> Result<(), Errno> 
     Ok(())
 }
 
-fn set_grant_frames(hv: &Hypervisor, frames: u32) {
+fn set_grant_frames(hv: &Hypervisor, frames: &str) -> Result<(), Errno> {
+    let frames = options::integer_of(frames).ok_or(Errno::EINVAL)?;
     hv.control.set_grant_limits(frames, hv.control.grant_limits().1);
+    Ok(())
 }
 
-fn set_maptrack_frames(hv: &Hypervisor, frames: u32) {
+fn set_maptrack_frames(hv: &Hypervisor, frames: &str) -> Result<(), Errno> {
+    let frames = options::integer_of(frames).ok_or(Errno::EINVAL)?;
     hv.control.set_grant_limits(hv.control.grant_limits().0, frames);
+    Ok(())
 }
 
 /// `hypfs_op(op, ...)`.
@@ -153,8 +155,8 @@ fn read(caller: &Caller<'_>, args: Args) -> OpResult {
 
 /// `XEN_HYPFS_OP_write_contents`: sets an entry.
 ///
-/// Errors: as [`find`]; `EACCES`: it cannot be set; `ENOSPC`: too long; `EDOM`: not a number's size; `EINVAL`: a text
-/// without its end, or not one of those that are understood; `EFAULT`.
+/// Errors: as [`find`]; `EACCES`: it cannot be set; `ENOSPC`: too long; `EDOM`: a text without its end; `EINVAL`: not one
+/// that is understood; `EFAULT`.
 fn write_contents(caller: &Caller<'_>, args: Args) -> OpResult {
     let node = find(caller, args)?;
     let (buffer, size) = (GuestVirtAddr(args.get(3)), args.get(4));
@@ -169,8 +171,7 @@ fn write_contents(caller: &Caller<'_>, args: Args) -> OpResult {
     let bytes = bytes.get_mut(..size as usize).ok_or(Errno::ENOSPC)?;
     caller.memory.read(buffer, bytes)?;
     match node {
-        Node::Setting(_, set) => set(caller.hv, u32::read_from_bytes(bytes).map_err(|_| Errno::EDOM)?),
-        Node::Choice(_, set) => set(caller.hv, text(bytes)?)?,
+        Node::Choice(_, set) => set(caller.hv, text(bytes).map_err(|_| Errno::EDOM)?)?,
         _ => return Err(Errno::EACCES),
     }
     SUCCESS
@@ -229,7 +230,7 @@ impl Node {
         match self {
             Node::Directory(_) | Node::Pools | Node::Pool => abi::XEN_HYPFS_TYPE_DIR,
             Node::Text(_) | Node::Choice(..) | Node::Granularity => abi::XEN_HYPFS_TYPE_STRING,
-            Node::Number(_) | Node::Setting(..) => abi::XEN_HYPFS_TYPE_UINT,
+            Node::Number(_) => abi::XEN_HYPFS_TYPE_UINT,
         }
     }
 
@@ -237,7 +238,6 @@ impl Node {
     fn room(self) -> u32 {
         match self {
             Node::Choice(..) => TEXT_MAX,
-            Node::Setting(..) => size_of::<u32>() as u32,
             _ => 0,
         }
     }
@@ -251,7 +251,7 @@ impl Node {
         match self {
             Node::Text(get) | Node::Choice(get, _) => ended(get(hv)),
             Node::Granularity => ended("cpu".into()),
-            Node::Number(get) | Node::Setting(get, _) => get(hv).to_le_bytes().into(),
+            Node::Number(get) => get(hv).to_le_bytes().into(),
             Node::Directory(_) | Node::Pools | Node::Pool => list(self.children(hv).unwrap_or_default(), hv),
         }
     }
@@ -364,18 +364,20 @@ mod tests {
     #[test]
     fn settings_are_set_and_others_are_not() {
         let host = host();
-        assert_eq!(set(&host, "/params/gnttab_max_frames", &77u32.to_le_bytes()), SUCCESS);
-        assert_eq!(get(&host, "/params/gnttab_max_frames").unwrap().1, 77u32.to_le_bytes());
-        assert_eq!(host.hv.control.grant_limits().0, 77);
-        assert_eq!(set(&host, "/params/gnttab_max_frames", &[1, 2]), Err(Errno::EDOM));
-        assert_eq!(set(&host, "/params/gnttab_max_frames", &[0; 8]), Err(Errno::ENOSPC));
+        assert_eq!(set(&host, "/params/gnttab_max_frames", b"77\0"), SUCCESS);
+        assert_eq!(string(&host, "/params/gnttab_max_frames"), "77");
+        assert_eq!(set(&host, "/params/gnttab_max_maptrack_frames", b"0x20\0"), SUCCESS);
+        assert_eq!(host.hv.control.grant_limits(), (77, 32));
+        assert_eq!(set(&host, "/params/gnttab_max_frames", b"many\0"), Err(Errno::EINVAL));
+        assert_eq!(set(&host, "/params/gnttab_max_frames", &[b'1'; 65]), Err(Errno::ENOSPC));
         assert_eq!(set(&host, "/params/loglvl", b"debug\0"), SUCCESS);
         assert_eq!(string(&host, "/params/loglvl"), "debug");
         assert_eq!(host.hv.console.levels().0, LevelFilter::Debug);
         assert_eq!(set(&host, "/params/guest_loglvl", b"none\0"), SUCCESS);
         assert_eq!(host.hv.console.levels(), (LevelFilter::Debug, LevelFilter::Off));
-        for bad in [&b"debug"[..], b"loud\0", b"\0debug\0", b"\xff\0", b""] {
-            assert_eq!(set(&host, "/params/loglvl", bad), Err(Errno::EINVAL), "{bad:?}");
+        assert_eq!(set(&host, "/params/loglvl", b"loud\0"), Err(Errno::EINVAL));
+        for bad in [&b"debug"[..], b"\0debug\0", b"\xff\0", b""] {
+            assert_eq!(set(&host, "/params/loglvl", bad), Err(Errno::EDOM), "{bad:?}");
         }
         assert_eq!(set(&host, "/params/loglvl", &[b'x'; 65]), Err(Errno::ENOSPC));
         for fixed in ["/", "/params", "/buildinfo/changeset", "/buildinfo/version/major", "/cpupool/0/sched-gran"] {

@@ -206,7 +206,7 @@ fn resource_op(caller: &Caller<'_>, args: Args) -> OpResult {
             abi::XEN_RESOURCE_OP_MSR_READ | abi::XEN_RESOURCE_OP_MSR_WRITE if entry.idx >> 32 != 0 => {
                 Err(Errno::EINVAL)
             }
-            abi::XEN_RESOURCE_OP_MSR_READ | abi::XEN_RESOURCE_OP_MSR_WRITE => Err(Errno::EACCES),
+            abi::XEN_RESOURCE_OP_MSR_READ | abi::XEN_RESOURCE_OP_MSR_WRITE => Err(Errno::EPERM),
             _ => Err(Errno::EOPNOTSUPP),
         };
         match done {
@@ -225,14 +225,14 @@ fn resource_op(caller: &Caller<'_>, args: Args) -> OpResult {
 /// `XENPF_get_symbol`: a symbol of the hypervisor by number; the next number comes back. Past the last one the number
 /// stays and the name is empty. A name that is cut tells its whole length.
 ///
-/// Errors: `EINVAL` for numbers that never were; `EFAULT`.
+/// Errors: `ERANGE` for numbers that never were; `EFAULT`.
 fn get_symbol(caller: &Caller<'_>, args: Args) -> OpResult {
     let mut a: SymData = read(caller, args)?;
     let platform = &caller.hv.platform;
     let (name, address) = match platform.symbol(a.symnum) {
         Some(found) => found,
         None if a.symnum == 0 || platform.symbol(a.symnum.saturating_sub(1)).is_some() => (String::new(), 0),
-        None => return Err(Errno::EINVAL),
+        None => return Err(Errno::ERANGE),
     };
     if !name.is_empty() {
         a.symnum = a.symnum.saturating_add(1);
@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(&name()[..5], b"main\0");
         let end = get(2, 8).unwrap();
         assert_eq!((end.symnum, end.namelen, name()[0]), (2, 1, 0));
-        assert_eq!(get(3, 8), Err(Errno::EINVAL));
+        assert_eq!(get(3, 8), Err(Errno::ERANGE));
     }
 
     #[test]
@@ -371,7 +371,7 @@ mod tests {
         let tsc = ResourceEntry { idx: 0x10, ..Default::default() };
         let (result, done) = ask(&[tsc, ResourceEntry { idx: 0xc8d, cmd: 1, ..tsc }], 1);
         assert_eq!((result, done[0].val), (Ok(Outcome::Done(1)), 77));
-        assert_eq!(done[1].cmd as i32, Errno::EACCES.to_return() as i32);
+        assert_eq!(done[1].cmd as i32, Errno::EPERM.to_return() as i32);
         assert_eq!(ask(&[tsc, tsc], 0).0, Ok(Outcome::Done(2)));
         assert_eq!(ask(&[ResourceEntry { cmd: 1, ..tsc }], 0).0, Ok(Outcome::Done(0)), "it cannot be written");
         assert_eq!(ask(&[ResourceEntry { rsvd: 1, ..tsc }], 0).0, Err(Errno::EINVAL));

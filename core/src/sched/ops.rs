@@ -104,7 +104,8 @@ fn poll(caller: &Caller<'_>, args: Args) -> OpResult {
     vcpu.events.begin_poll(domain, only);
     vcpu.sched.unit.polling.store(true, Ordering::SeqCst);
     let look = || -> Result<bool, Errno> {
-        if something_pending(caller) || !vcpu.events.is_polling() {
+        // A caller with interrupts off cannot take what is pending, and would ask again in a circle.
+        if caller.interrupts && something_pending(caller) || !vcpu.events.is_polling() {
             return Ok(true);
         }
         for &port in ports.iter() {

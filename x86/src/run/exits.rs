@@ -237,10 +237,11 @@ impl Cx<'_> {
         };
         let width = if long { u64::MAX } else { u64::from(u32::MAX) };
         let args = Args(names.map(|n| regs.get(n) & width));
+        let interrupts = regs.rflags & rflags::IF != 0;
         let result = {
             let hv = self.hv();
             let memory = GuestMemory::new(hv, self.domain, self.state);
-            let caller = Caller::new(hv, self.domain, self.vcpu, &memory).in_mode(!long);
+            let caller = Caller::new(hv, self.domain, self.vcpu, &memory).in_mode(!long).with_interrupts(interrupts);
             dispatch(&caller, number, args)
         };
         let value = match result {

@@ -37,6 +37,7 @@ use radon_core::vcpu::Vcpu;
 
 pub use forced::ForcedEmulation;
 pub use guest::GuestMemory;
+pub(crate) use msrs::write_hypercall_page;
 pub use step::Stepper;
 pub use walk_cache::WalkCache;
 

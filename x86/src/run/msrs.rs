@@ -2,7 +2,10 @@
 
 use core::sync::atomic::Ordering;
 
+use radon_abi::errno::Errno;
 use radon_abi::trace::{TRC_HVM_MSR_READ, TRC_HVM_MSR_WRITE};
+use radon_core::domain::Domain;
+use radon_core::hypervisor::Hypervisor;
 use radon_core::p2m::GuestPhys;
 use radon_core::time::clock::set_guest_mode;
 use radon_core::types::{Gfn, PAGE_SIZE};
@@ -106,23 +109,31 @@ impl Cx<'_> {
         self.vcpu.publish_clock(self.hv());
     }
 
-    /// Writes the stubs through which a guest may call (`mov $number, %eax; vmmcall; ret`), in any mode. It does so early,
-    /// so this also tells which kind of guest it is.
+    /// Writes the stubs through which a guest may call, in any mode. It does so early, so this also tells which kind of
+    /// guest it is.
     fn fill_hypercall_page(&self, gfn: Gfn) -> Result<(), GeneralProtection> {
-        let mut page = [0xcc_u8; PAGE_SIZE as usize];
-        for (number, stub) in page.chunks_exact_mut(STUB).enumerate() {
-            let [n0, n1, n2, n3] = (number as u32).to_le_bytes();
-            let code = if number == IRET_STUB {
-                [0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0]
-            } else {
-                [0xb8, n0, n1, n2, n3, 0x0f, 0x01, 0xd9, 0xc3]
-            };
-            for (byte, c) in stub.iter_mut().zip(code) {
-                *byte = c;
-            }
-        }
-        let at = gfn.checked_addr().ok_or(GeneralProtection)?;
         set_guest_mode(self.hv(), self.domain, !self.in_64_bit_mode());
-        GuestPhys::new(self.hv(), &self.domain.p2m).write(at, &page).map_err(|_| GeneralProtection)
+        write_hypercall_page(self.hv(), self.domain, gfn).map_err(|_| GeneralProtection)
     }
+}
+
+/// Writes the stubs through which a guest may call (`mov $number, %eax; vmmcall; ret`) to a guest frame.
+///
+/// # Errors
+/// `EINVAL`: it is not writable memory.
+pub(crate) fn write_hypercall_page(hv: &Hypervisor, domain: &Domain, gfn: Gfn) -> Result<(), Errno> {
+    let mut page = [0xcc_u8; PAGE_SIZE as usize];
+    for (number, stub) in page.chunks_exact_mut(STUB).enumerate() {
+        let [n0, n1, n2, n3] = (number as u32).to_le_bytes();
+        let code = if number == IRET_STUB {
+            [0x0f, 0x0b, 0, 0, 0, 0, 0, 0, 0]
+        } else {
+            [0xb8, n0, n1, n2, n3, 0x0f, 0x01, 0xd9, 0xc3]
+        };
+        for (byte, c) in stub.iter_mut().zip(code) {
+            *byte = c;
+        }
+    }
+    let at = gfn.checked_addr().ok_or(Errno::EINVAL)?;
+    GuestPhys::new(hv, &domain.p2m).write(at, &page).map_err(|_| Errno::EINVAL)
 }

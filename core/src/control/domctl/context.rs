@@ -164,7 +164,7 @@ pub(super) fn set_tsc_info(caller: &Caller<'_>, args: Args) -> OpResult {
 
 /// `XEN_DOMCTL_hypercall_init`: fills a guest frame with hypercall stubs.
 ///
-/// Errors: `EACCES`: it is not writable memory.
+/// Errors: `EINVAL`: it is not writable memory.
 pub(super) fn hypercall_init(caller: &Caller<'_>, args: Args) -> OpResult {
     let (domain, r): (_, HypercallInit) = request(caller, args)?;
     domain.arch.fill_hypercall_page(caller.hv, &domain, Gfn(r.gmfn))?;

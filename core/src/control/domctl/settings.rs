@@ -97,14 +97,14 @@ pub(super) fn scheduler_op(caller: &Caller<'_>, args: Args) -> OpResult {
 
 /// `XEN_DOMCTL_sendtrigger`: an NMI for a vCPU, or a press on the domain's power or sleep button.
 ///
-/// Errors: `EINVAL`: no such vCPU. `ENOSYS`: no such trigger. A domain without buttons takes no notice of them, as under
+/// Errors: `ESRCH`: no such vCPU. `ENOSYS`: no such trigger. A domain without buttons takes no notice of them, as under
 /// Xen.
 pub(super) fn send_trigger(caller: &Caller<'_>, args: Args) -> OpResult {
     let (domain, r): (_, SendTrigger) = request(caller, args)?;
     let hv = caller.hv;
     match r.trigger {
         abi::XEN_DOMCTL_SENDTRIGGER_NMI => {
-            let vcpu = vcpu_of(&domain, r.vcpu, Errno::EINVAL)?;
+            let vcpu = vcpu_of(&domain, r.vcpu, Errno::ESRCH)?;
             vcpu.arch.raise_nmi();
             vcpu.notify(hv);
         }

@@ -352,7 +352,7 @@ fn single_properties() {
     let trigger =
         |trigger, vcpu| domctl_op(&host, abi::XEN_DOMCTL_SENDTRIGGER, id, &abi::SendTrigger { trigger, vcpu }).0;
     assert_eq!(trigger(abi::XEN_DOMCTL_SENDTRIGGER_NMI, 1), SUCCESS);
-    assert_eq!(trigger(abi::XEN_DOMCTL_SENDTRIGGER_NMI, 2), Err(Errno::EINVAL));
+    assert_eq!(trigger(abi::XEN_DOMCTL_SENDTRIGGER_NMI, 2), Err(Errno::ESRCH));
     assert_eq!(trigger(77, 0), Err(Errno::ENOSYS));
     let ports = |d, allow, first, count| {
         let ask =

@@ -54,7 +54,7 @@ pub static OPERATIONS: &[Operation] = &[
     part(
         abi::XEN_SYSCTL_PM_OP,
         "XEN_SYSCTL_pm_op",
-        "the deepest idle state only; frequencies are not managed (ENODEV), nor does the scheduler save power",
+        "the deepest idle state only; frequencies are not managed (EINVAL), nor does the scheduler save power",
         power::pm_op,
     ),
     part(

@@ -62,7 +62,7 @@ pub(super) fn get_pm_stat(caller: &Caller<'_>, args: Args) -> OpResult {
 
 /// `XEN_SYSCTL_pm_op`: the deepest idle state. Frequencies are not managed.
 ///
-/// Errors: `EINVAL`: no such CPU, or no state that a CPU can be kept in. `ENODEV`: about frequencies. `EACCES`: about turbo
+/// Errors: `EINVAL`: no such CPU, no state that a CPU can be kept in, or about frequencies. `EACCES`: about turbo
 /// mode, which goes with them. `EOPNOTSUPP`: about the scheduler. `ENOSYS`: else.
 pub(super) fn pm_op(caller: &Caller<'_>, args: Args) -> OpResult {
     let head: PmOp = read(caller, args)?;
@@ -85,7 +85,7 @@ pub(super) fn pm_op(caller: &Caller<'_>, args: Args) -> OpResult {
             SUCCESS
         }
         abi::XEN_SYSCTL_PM_OP_ENABLE_TURBO | abi::XEN_SYSCTL_PM_OP_DISABLE_TURBO => Err(Errno::EACCES),
-        c if c & abi::PM_PARA_CATEGORY_MASK == abi::CPUFREQ_PARA => Err(Errno::ENODEV),
+        c if c & abi::PM_PARA_CATEGORY_MASK == abi::CPUFREQ_PARA => Err(Errno::EINVAL),
         0x21 | 0x24 | 0x25 => Err(Errno::EOPNOTSUPP),
         _ => Err(Errno::ENOSYS),
     }
