@@ -17,6 +17,12 @@ macro_rules! errnos {
             pub const fn name(self) -> &'static str {
                 match self.0 { $($value => stringify!($name),)* _ => "E?" }
             }
+
+            /// The error that a hypercall's negative result says, if it is one of these.
+            #[must_use]
+            pub const fn from_return(result: i64) -> Option<Errno> {
+                match result.checked_neg() { $(Some($value) => Some(Errno($value)),)* _ => None }
+            }
         }
     };
 }

@@ -16,7 +16,10 @@ Each hypercall and operation of Xen 4.17 that Radon has, and how much of it: *fu
 *refused*, with the error that callers get. What is not listed does not exist here, as in Xen it does not for callers of
 the kind HVM (`ENOSYS`): the calls of PV guests, and `nmi_op`, `callback_op`, `xenoprof_op`, `kexec_op` and `mca`.
 
-This page is written by a test from the tables that dispatch (`core/src/hypercall/ledger.rs`).
+This page is written by a test from the tables that dispatch (`core/src/hypercall/ledger.rs`). What it says is checked: a
+kernel of a few kilobytes (`guests/ops`) calls every operation on it, looks whether those that are full or partial do what
+they say, and which error the others give. `cargo xtask test system/operations` fails if one does otherwise, or if one is
+not called; with `--xen` it says the same of Debian's Xen, and `xtask/src/operations.rs` lists where that one differs.
 ";
 
 /// The page.
@@ -25,20 +28,23 @@ fn render() -> String {
     for call in HYPERCALLS {
         page.push_str(&format!("\n## {} ({})\n\n", call.name, call.number));
         if call.operations.is_empty() {
-            page.push_str("One operation.\n");
+            page.push_str(&format!("One operation: {}.\n", words(call.coverage)));
             continue;
         }
         page.push_str("| number | operation | coverage |\n|---|---|---|\n");
         for op in call.operations {
-            let coverage = match op.coverage {
-                Coverage::Full => String::from("full"),
-                Coverage::Partial(missing) => format!("partial: {missing}"),
-                Coverage::Refused(errno) => format!("refused: `{errno}`"),
-            };
-            page.push_str(&format!("| {} | `{}` | {coverage} |\n", op.number, op.name));
+            page.push_str(&format!("| {} | `{}` | {} |\n", op.number, op.name, words(op.coverage)));
         }
     }
     page
+}
+
+fn words(coverage: Coverage) -> String {
+    match coverage {
+        Coverage::Full => String::from("full"),
+        Coverage::Partial(missing) => format!("partial: {missing}"),
+        Coverage::Refused(errno) => format!("refused: `{errno}`"),
+    }
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub struct Hypercall {
     pub handler: fn(&Caller<'_>, Args) -> OpResult,
     /// Its operations, for the ledger; empty if the hypercall is one operation.
     pub operations: &'static [Operation],
+    /// How much of it is done, if it is one operation.
+    pub coverage: Coverage,
 }
 
 const fn call(
@@ -50,7 +52,17 @@ const fn call(
     handler: fn(&Caller<'_>, Args) -> OpResult,
     operations: &'static [Operation],
 ) -> Hypercall {
-    Hypercall { number, name, handler, operations }
+    Hypercall { number, name, handler, operations, coverage: Coverage::Full }
+}
+
+/// One that is always refused with this error, which is what `handler` says.
+const fn refuse(
+    number: u32,
+    name: &'static str,
+    handler: fn(&Caller<'_>, Args) -> OpResult,
+    errno: Errno,
+) -> Hypercall {
+    Hypercall { number, name, handler, operations: &[], coverage: Coverage::Refused(errno) }
 }
 
 /// All hypercalls. Those that are not here do not exist for domains of this hypervisor (`ENOSYS`): calls of PV guests,
@@ -71,9 +83,9 @@ pub static HYPERCALLS: &[Hypercall] = &[
     call(number::HVM_OP, "hvm_op", ops::hvm::hvm_op, ops::hvm::OPERATIONS),
     call(number::SYSCTL, "sysctl", sysctl::sysctl, sysctl::OPERATIONS),
     call(number::DOMCTL, "domctl", domctl::domctl, domctl::OPERATIONS),
-    call(number::XSM_OP, "xsm_op", ops::xsm_op, &[]),
+    refuse(number::XSM_OP, "xsm_op", ops::xsm_op, Errno::ENOSYS),
     call(number::HYPFS_OP, "hypfs_op", ops::hypfs::hypfs_op, ops::hypfs::OPERATIONS),
-    call(number::XENPMU_OP, "xenpmu_op", ops::xenpmu_op, &[]),
+    refuse(number::XENPMU_OP, "xenpmu_op", ops::xenpmu_op, Errno::EOPNOTSUPP),
 ];
 
 /// The hypercalls at their numbers, so that dispatch is one load.
@@ -185,6 +197,11 @@ mod tests {
         let args = |op: u32| Args([u64::from(op), 0, 0, 0, 0, 0]);
         for number in (0..200).chain([u32::MAX]).filter(|n| !known.contains(n)) {
             assert_eq!(dispatch(&caller, number, args(0)), Err(Errno::ENOSYS), "{number}");
+        }
+        for call in HYPERCALLS.iter().filter(|c| c.operations.is_empty()) {
+            if let Coverage::Refused(errno) = call.coverage {
+                assert_eq!(dispatch(&caller, call.number, args(0)), Err(errno), "{}", call.name);
+            }
         }
         // The number of some operations is in their structure.
         let elsewhere = ["platform_op", "sysctl", "domctl"];
