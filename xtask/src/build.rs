@@ -127,6 +127,11 @@ pub(crate) fn tenant() -> Result<PathBuf> {
     link(bare_metal_cargo("build"), "radon-tenant", "tenant", Profile::Release, Stdio::inherit())
 }
 
+/// Builds the kernel that calls every operation and returns its file.
+pub(crate) fn operations() -> Result<PathBuf> {
+    link(bare_metal_cargo("build"), "radon-ops", "ops", Profile::Release, Stdio::inherit())
+}
+
 /// Builds a program for the bare machine and returns the linker's output.
 fn link(mut command: Command, package: &str, binary: &str, profile: Profile, messages: Stdio) -> Result<PathBuf> {
     ensure_target(TARGET)?;

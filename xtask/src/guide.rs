@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("radon", "the bootable image: wires the layers together"),
     ("guests/kernel", "what the test guests that are kernels share"),
     ("guests/micro", "a test guest that measures hypervisors"),
+    ("guests/ops", "a test guest that calls every operation"),
     ("guests/probe", "the program that tests run inside dom0 and guests"),
     ("guests/tenant", "a test guest of which there may be many"),
     ("fuzz", "fuzz targets"),

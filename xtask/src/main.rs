@@ -18,6 +18,7 @@ mod initrd;
 mod iso;
 mod machine;
 mod modules;
+mod operations;
 mod packages;
 mod rootfs;
 mod run;

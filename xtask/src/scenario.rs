@@ -72,6 +72,8 @@ pub(crate) enum Kernel {
     PayloadMagic(&'static [u8]),
     /// These bytes.
     Bytes(&'static [u8]),
+    /// The one that calls every operation.
+    Operations,
 }
 
 /// The file given as dom0's initial file system.
@@ -477,6 +479,7 @@ impl Scenario {
                 whole[payload.start..payload.start + magic.len()].copy_from_slice(magic);
                 kernel = Some(initrd::store(&format!("{}.kernel", self.name), &whole)?);
             }
+            Kernel::Operations => kernel = Some(build::operations()?),
             Kernel::Bytes(bytes) => kernel = Some(initrd::store(&format!("{}.kernel", self.name), bytes)?),
         }
         match (self.initrd, &module) {

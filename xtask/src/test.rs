@@ -13,7 +13,7 @@ use crate::build::Profile;
 use crate::machine::Threads;
 use crate::packages::Debian;
 use crate::scenario::{Applies, Kernel, Outcome, Scenario};
-use crate::{build, host, packages, run, scenarios, sim};
+use crate::{build, host, operations, packages, run, scenarios, sim};
 
 /// Lines of a failing test's log that are shown.
 const TAIL: usize = 40;
@@ -21,7 +21,7 @@ const TAIL: usize = 40;
 const HOST_CRATES: &[&str] =
     &["radon-abi", "radon-core", "radon-x86", "radon-sim", "radon-probe", "radon-fuzz", "xtask"];
 /// Crates that are built for the bare machine only.
-const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-guest", "radon-micro", "radon-tenant"];
+const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-guest", "radon-micro", "radon-ops", "radon-tenant"];
 
 /// The documentation is for those who work on Radon.
 const PRIVATE: &str = "--document-private-items";
@@ -47,6 +47,8 @@ enum Check {
     HostTests(&'static str),
     /// Test functions inside the hypervisor, counted one by one.
     Ring0(Box<Scenario>),
+    /// A kernel that calls every operation, counted one by one.
+    Operations(Box<Scenario>),
     /// An emulated machine.
     System(Box<Scenario>),
 }
@@ -115,6 +117,7 @@ fn checks(xen: bool) -> Vec<(String, Check)> {
         checks.push(("fuzz/quick".to_owned(), command(host::cargo(), &["xtask", "fuzz", "--quick"], &[], &[])));
         checks.push(("bench/quick".to_owned(), command(host::cargo(), &["xtask", "bench", "--quick"], &[], &[])));
     }
+    checks.push(("system/operations".to_owned(), Check::Operations(Box::new(operations::scenario()))));
     let scenarios = scenarios::all().into_iter().filter(|scenario| !xen || scenario.applies == Applies::Both);
     checks.extend(scenarios.map(|scenario| (format!("system/{}", scenario.name), Check::System(Box::new(scenario)))));
     checks
@@ -203,6 +206,15 @@ fn perform(check: Check, lab: &Lab, log: &Path) -> Result<Verdict> {
             let (counts, mut failures) = ring0_results(&outcome.lines);
             let success = outcome.failure.is_none() && counts.passed > 0;
             failures.extend(outcome.failure);
+            Ok(Verdict::of_many(counts, failures, success, outcome.log))
+        }
+        Check::Operations(scenario) => {
+            let outcome = lab.boot(&scenario)?;
+            let judgement = operations::judge(&outcome.lines, lab.xen);
+            let failed = u32::try_from(judgement.failures.len())?;
+            let counts = Counts { passed: judgement.passed, failed, skipped: 0 };
+            let success = outcome.failure.is_none();
+            let failures = judgement.failures.into_iter().chain(outcome.failure).collect();
             Ok(Verdict::of_many(counts, failures, success, outcome.log))
         }
         Check::System(scenario) => {

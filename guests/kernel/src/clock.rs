@@ -40,6 +40,12 @@ impl Clock {
         }
     }
 
+    /// The counter's speed as the hypervisor writes it: multiplier, and above it the shift's byte.
+    #[must_use]
+    pub fn speed(&self) -> u64 {
+        self.multiplier | u64::from(self.shift as u8) << 32
+    }
+
     /// System time now, in nanoseconds.
     #[must_use]
     pub fn now(&self) -> u64 {
