@@ -101,7 +101,7 @@ pub(super) const RULES: &[Rule] = &[
     rule(
         Class::Memory,
         &[],
-        &["__rdl_alloc_error_handler", "spec_from_iter"],
+        &["__rdl_alloc_error_handler", "spec_from_iter", "frames::account::Accounts::get"],
         "where these end, and lists longer than all memory",
     ),
     rule(
