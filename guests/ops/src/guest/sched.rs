@@ -37,9 +37,14 @@ fn give_way(_: &Twin) -> Outcome {
 /// Blocks until the timer's event.
 fn block(_: &Twin) -> Outcome {
     super::vcpu::with_timer(|port| {
-        let at = now() + super::vcpu::SOON;
-        let mut timer = SetSingleshotTimer { timeout_abs_ns: at, flags: 0, _pad: 0 };
-        calls::vcpu(VCPUOP_SET_SINGLESHOT_TIMER, 0, &mut timer)?;
+        let mut at = 0;
+        super::vcpu::in_time(|until| {
+            at = until;
+            let mut timer = SetSingleshotTimer { timeout_abs_ns: at, flags: 0, _pad: 0 };
+            calls::vcpu(VCPUOP_SET_SINGLESHOT_TIMER, 0, &mut timer)?;
+            super::forget(port);
+            Ok(())
+        })?;
         let block = || hyper(hypercall::SCHED_OP, abi::SCHEDOP_BLOCK, [u64::from(abi::SCHEDOP_BLOCK), 0]);
         while !super::is_pending(port) {
             block()?;
@@ -114,8 +119,14 @@ fn watchdog(twin: &Twin) -> Outcome {
     holds("it has a number", id > 0)?;
     set(id as u32, 0)??;
     refuses("a watchdog that is not there", set(99, 1)?, Errno::EINVAL)?;
-    set(0, 1)??;
-    ends_with(twin, abi::SHUTDOWN_WATCHDOG)
+    // The answer may come too late.
+    calls::note(hypercall::SCHED_OP, abi::SCHEDOP_WATCHDOG);
+    twin.place(&mut Watchdog { id: 0, timeout: 1 });
+    let arguments = [u64::from(abi::SCHEDOP_WATCHDOG), Twin::structure(), 0, 0, 0];
+    twin.send(u64::from(hypercall::SCHED_OP), arguments);
+    ends_with(twin, abi::SHUTDOWN_WATCHDOG)?;
+    twin.wait()?;
+    Ok(())
 }
 
 fn pin_override(_: &Twin) -> Outcome {

@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, FromZeros};
 use super::calls::{Answer, domctl, event, hyper, sysctl};
 use super::check::{Differs, Group, NONE, Outcome, holds, refused, refuses, same, say, works};
 use super::twin::{Twin, poll};
-use super::vcpu::SOON;
+use super::vcpu::{SOON, in_time};
 use super::{PATIENCE, forget, is_pending, now};
 
 pub(crate) static CONSOLE: Group = Group {
@@ -127,8 +127,12 @@ fn set_timer(_: &Twin) -> Outcome {
     let (fired, time) = (is_pending(bind.port), now());
     forget(bind.port);
     // One that is stopped does not come.
-    set(now() + SOON)?;
-    set(0)?;
+    in_time(|until| {
+        set(until)?;
+        set(0)?;
+        forget(bind.port);
+        Ok(())
+    })?;
     poll(bind.port, now() + 2 * SOON);
     let stopped = !is_pending(bind.port);
     event(EVTCHNOP_CLOSE, &mut OnePort { port: bind.port })?;
