@@ -4,11 +4,11 @@
 //! A domain is reference-counted: whoever holds an `Arc<Domain>` may use it after it has left the [`DomainList`], but
 //! its operations then fail because its parts have been torn down.
 
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use radon_abi::errno::Errno;
 use radon_abi::hvm::HVM_PARAM_TRIPLE_FAULT_REASON;
 use radon_abi::sched::SHUTDOWN_REBOOT;

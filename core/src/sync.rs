@@ -1,4 +1,4 @@
-//! Locks.
+//! Locks, and the atomics that all of core uses.
 //!
 //! Radon runs to completion with interrupts off: a hypercall or exit handler is never preempted on its CPU, so one kind
 //! of lock suffices. Locks are short-held ticket locks (fair, so no CPU starves).
@@ -6,9 +6,44 @@
 //! Lock order: every lock carries a [`Rank`]; a CPU may take a lock only of a higher rank than all it holds. The order
 //! is the order of the variants of [`Rank`]. Builds with debug assertions check it at each acquisition through the
 //! hook of [`set_order_checker`]; release builds pay nothing.
+//!
+//! This is the only place that knows of the feature `interleave`, with which tests choose at each atomic operation and each
+//! lock which thread goes on.
 
 use core::ops::{Deref, DerefMut};
+use spin::mutex::{TicketMutex, TicketMutexGuard};
 use spin::once::Once;
+
+/// Atomic types and fences.
+pub mod atomic {
+    #[cfg(not(feature = "interleave"))]
+    pub use core::sync::atomic::{
+        AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    };
+    #[cfg(feature = "interleave")]
+    pub use radon_interleave::atomic::{
+        AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    };
+}
+
+/// Where tests choose which thread goes on: others have to before this one can.
+pub(crate) fn let_others_go_on() {
+    #[cfg(feature = "interleave")]
+    radon_interleave::wait();
+}
+
+/// Spins until a lock is free.
+fn acquire<T: ?Sized>(lock: &TicketMutex<T>) -> TicketMutexGuard<'_, T> {
+    // Where one thread at a time goes on, its holder has to be let.
+    #[cfg(feature = "interleave")]
+    {
+        radon_interleave::step();
+        while lock.is_locked() {
+            let_others_go_on();
+        }
+    }
+    lock.lock()
+}
 
 /// The order of all locks, outermost first. A lock may be taken while holding locks of lower rank only; two locks of
 /// one rank are taken together only through [`lock_pair`].
@@ -83,13 +118,13 @@ fn note_release(rank: Rank) {
 #[derive(Debug)]
 pub struct Lock<T: ?Sized> {
     rank: Rank,
-    inner: spin::mutex::TicketMutex<T>,
+    inner: TicketMutex<T>,
 }
 
 impl<T> Lock<T> {
     /// A lock of the given rank.
     pub const fn new(rank: Rank, value: T) -> Self {
-        Lock { rank, inner: spin::mutex::TicketMutex::new(value) }
+        Lock { rank, inner: TicketMutex::new(value) }
     }
 }
 
@@ -97,7 +132,7 @@ impl<T: ?Sized> Lock<T> {
     /// Takes the lock, spinning until it is free.
     pub fn lock(&self) -> Guard<'_, T> {
         note_acquire(self.rank);
-        Guard { rank: self.rank, inner: self.inner.lock() }
+        Guard { rank: self.rank, inner: acquire(&self.inner) }
     }
 
     /// Takes the lock if it is free now.
@@ -115,7 +150,7 @@ pub fn lock_pair<'a, T>(a: &'a Lock<T>, b: &'a Lock<T>) -> (Guard<'a, T>, Option
     if pa == pb {
         return (a.lock(), None);
     }
-    let second = |l: &'a Lock<T>| Guard { rank: l.rank, inner: l.inner.lock() };
+    let second = |l: &'a Lock<T>| Guard { rank: l.rank, inner: acquire(&l.inner) };
     if pa < pb {
         let ga = a.lock();
         (ga, Some(second(b)))
@@ -129,7 +164,7 @@ pub fn lock_pair<'a, T>(a: &'a Lock<T>, b: &'a Lock<T>) -> (Guard<'a, T>, Option
 #[derive(Debug)]
 pub struct Guard<'a, T: ?Sized> {
     rank: Rank,
-    inner: spin::mutex::TicketMutexGuard<'a, T>,
+    inner: TicketMutexGuard<'a, T>,
 }
 
 impl<T: ?Sized> Deref for Guard<'_, T> {
@@ -147,6 +182,9 @@ impl<T: ?Sized> DerefMut for Guard<'_, T> {
 
 impl<T: ?Sized> Drop for Guard<'_, T> {
     fn drop(&mut self) {
+        // What was stored under the lock is seen by its next holder.
+        #[cfg(feature = "interleave")]
+        radon_interleave::release();
         note_release(self.rank);
     }
 }

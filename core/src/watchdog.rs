@@ -8,8 +8,8 @@
 //!
 //! Takes no locks but the timer queue's.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::once::Once;
 

@@ -19,7 +19,7 @@ use crate::{build, host, operations, packages, run, scenarios, sim};
 const TAIL: usize = 40;
 /// Crates that are tested on the host.
 const HOST_CRATES: &[&str] =
-    &["radon-abi", "radon-core", "radon-x86", "radon-sim", "radon-probe", "radon-fuzz", "xtask"];
+    &["radon-abi", "radon-core", "radon-x86", "radon-sim", "radon-probe", "radon-fuzz", "radon-interleave", "xtask"];
 /// Crates that are built for the bare machine only.
 const BARE_CRATES: &[&str] = &["radon-hal", "radon", "radon-guest", "radon-micro", "radon-ops", "radon-tenant"];
 

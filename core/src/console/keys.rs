@@ -90,7 +90,7 @@ fn domains(hv: &Hypervisor) {
                 account.limit(),
                 domain.vcpus().len(),
                 domain.shutdown_reason(),
-                domain.vm_assist.load(core::sync::atomic::Ordering::Relaxed),
+                domain.vm_assist.load(crate::sync::atomic::Ordering::Relaxed),
             ),
         );
         for vcpu in domain.vcpus() {

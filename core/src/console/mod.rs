@@ -17,8 +17,8 @@ mod ring;
 #[cfg(test)]
 mod tests;
 
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use log::LevelFilter;
 use radon_abi::errno::Errno;

@@ -17,9 +17,9 @@ pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use radon_abi::domctl::{CreateDomain, DomainHandle, XEN_DOMCTL_CDF_HAP, XEN_DOMCTL_CDF_HVM};
 use radon_abi::errno::Errno;

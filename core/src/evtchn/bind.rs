@@ -14,7 +14,7 @@ use super::fifo::{ARRAY_PAGES, WORDS_PER_PAGE};
 use super::table::Table;
 use super::vcpu::field;
 use super::{Consumer, Pin, deliver, fifo, set_pending, tell, two_level, virq_is_global};
-use core::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;

@@ -13,8 +13,8 @@
 //! ([`Rank::EventQueue`]) at most one is held at a time. Only the holder of a channel's lock sets *linked* in its word
 //! or makes it a tail.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::event_channel::{

@@ -1,10 +1,10 @@
 //! What an audit ([`crate::testing::audit`]) has to know of event channels.
 
+use crate::sync::atomic::Ordering;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use super::channel::Binding;
 use super::{EventChannels, VcpuEvents};

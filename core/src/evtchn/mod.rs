@@ -30,9 +30,9 @@ mod tests;
 mod two_level;
 mod vcpu;
 
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::event_channel::{EVTCHN_FIFO_MASKED, EVTCHN_FIFO_PENDING};

@@ -4,8 +4,8 @@
 //! they write, then look whether it moved meanwhile, and if so write again. The registration in turn marks everything
 //! pending after the move, so an event that was under way to the old place is never lost.
 
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::xen::{LEGACY_MAX_VCPUS, NR_VIRQS, VcpuInfo, shared_info, vcpu_info};

@@ -8,10 +8,10 @@
 //! of domains go up, and memory must not with them. An account's users hold its chunk for reading. Nobody waits to hold it
 //! for writing, and nothing is allocated or freed meanwhile, so frames can be returned under any lock.
 
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use spin::{RwLock, RwLockReadGuard};
 
 use crate::types::DomainId;

@@ -8,9 +8,9 @@
 //! buddies of the same node and cleanliness are never apart. All of it is guarded by the lock of
 //! [`super::FrameAllocator`]; nothing here allocates.
 
+use crate::sync::atomic::Ordering;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use super::info::{FrameInfo, Kind, State};
 use super::{Order, Placement};

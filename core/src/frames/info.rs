@@ -4,8 +4,8 @@
 //! more" is one compare-and-exchange. The link word means something else in each kind: list links of a free block, the
 //! gfn of a domain's frame, anything its user likes for a hypervisor frame.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::types::{DomainId, NodeId};
 

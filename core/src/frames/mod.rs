@@ -26,8 +26,8 @@ mod info;
 #[cfg(test)]
 mod tests;
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use core::mem;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use radon_abi::errno::Errno;
 
@@ -120,7 +120,7 @@ pub struct FrameAllocator {
     tidying: AtomicBool,
     /// How many more blocks may be taken before all are refused.
     #[cfg(feature = "testing")]
-    lucky: core::sync::atomic::AtomicU64,
+    lucky: crate::sync::atomic::AtomicU64,
 }
 
 impl FrameAllocator {
@@ -136,7 +136,7 @@ impl FrameAllocator {
             tidies: AtomicBool::new(false),
             tidying: AtomicBool::new(false),
             #[cfg(feature = "testing")]
-            lucky: core::sync::atomic::AtomicU64::new(u64::MAX),
+            lucky: crate::sync::atomic::AtomicU64::new(u64::MAX),
         }
     }
 

@@ -394,10 +394,10 @@ fn handles_have_a_limit_and_arrays_are_continued() {
     assert!(done[256..].iter().all(|r| r.status == GNTST_NO_SPACE));
     let unmap = |r: &MapGrantRef| UnmapGrantRef { host_addr: r.host_addr, handle: r.handle, ..Default::default() };
     let unmaps: Vec<UnmapGrantRef> = done[..256].iter().map(unmap).collect();
-    let flushes = f.host.machine.flushes.load(core::sync::atomic::Ordering::SeqCst);
+    let flushes = f.host.machine.flushes.load(crate::sync::atomic::Ordering::SeqCst);
     let done = f.call(f.dom0, GNTTABOP_UNMAP_GRANT_REF, &unmaps).unwrap();
     assert!(done.iter().all(|r| r.status == 0));
-    let flushed = f.host.machine.flushes.load(core::sync::atomic::Ordering::SeqCst) - flushes;
+    let flushed = f.host.machine.flushes.load(crate::sync::atomic::Ordering::SeqCst) - flushes;
     assert_eq!(flushed, 256 / 32);
     assert_eq!(f.flags(f.guest, 9), GTF_PERMIT_ACCESS);
 }
@@ -446,7 +446,7 @@ fn pages_that_the_granter_cannot_write() {
 #[test]
 fn a_granter_that_races() {
     use crate::platform::PhysMemory;
-    use core::sync::atomic::{AtomicU32, Ordering};
+    use crate::sync::atomic::{AtomicU32, Ordering};
     for (two, times) in [(false, 1), (false, 4), (false, 5), (true, 1)] {
         let f = fixture();
         let guest = f.domain(f.guest);

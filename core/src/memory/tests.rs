@@ -3,11 +3,11 @@
 use super::{Args, Errno, Outcome, abi, memory_op};
 use crate::frames::{Kind as FrameKind, Order};
 use crate::p2m::{Access, Entry, Kind};
+use crate::sync::atomic::Ordering;
 use crate::testing::{DOMAIN_FRAMES, TestHost};
 use crate::types::{DomainId, Gfn, GuestPhysAddr, GuestVirtAddr, Mfn};
 use abi::{MemoryMap, *};
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 use radon_abi::xen::DOMID_SELF;
 use zerocopy::{Immutable, IntoBytes};
 

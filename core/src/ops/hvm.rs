@@ -283,9 +283,9 @@ const _: () = assert!(crate::domain::HVM_PARAMS == abi::HVM_NR_PARAMS as usize);
 mod tests {
     use super::*;
     use crate::hypercall::Outcome;
+    use crate::sync::atomic::Ordering;
     use crate::testing::{TestArchDomain, TestHost};
     use crate::types::{DomainId, GuestVirtAddr};
-    use core::sync::atomic::Ordering;
 
     const AT: u64 = 0x1000;
 

@@ -1,6 +1,6 @@
 //! `vm_assist(cmd, type)`: optional behaviour that a guest turns on.
 
-use core::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 
 use radon_abi::errno::Errno;
 use radon_abi::xen::{VMASST_CMD_DISABLE, VMASST_CMD_ENABLE, VMASST_TYPE_RUNSTATE_UPDATE_FLAG};

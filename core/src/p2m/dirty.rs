@@ -17,9 +17,9 @@
 //! Noting takes no lock. A note is made after its reference was taken; collecting takes the note away first and looks for
 //! references then, in sequential consistency: so one of the two sees the other.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 use spin::once::Once;

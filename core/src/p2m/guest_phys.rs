@@ -1,6 +1,6 @@
 //! Access to a domain's memory by guest-physical address, for page-table walks, emulation and shared structures.
 
-use core::sync::atomic::{Ordering, fence};
+use crate::sync::atomic::{Ordering, fence};
 
 use super::{Access, P2m, Page};
 use crate::hypervisor::Hypervisor;

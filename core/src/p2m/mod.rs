@@ -44,8 +44,8 @@ mod table;
 mod tests;
 mod unmapped;
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::trace::TRC_MEM_POD_POPULATE;

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::frames::Placement;
+use crate::sync::atomic::Ordering;
 use crate::testing::{DOMAIN_FRAMES, TestHost};
 use crate::types::GuestPhysAddr;
 use alloc::collections::BTreeMap;
-use core::sync::atomic::Ordering;
 use proptest::prelude::*;
 
 fn host() -> (TestHost, DomainId, DomainId) {
@@ -118,6 +118,33 @@ fn relinquish_in_steps() {
     assert_eq!(hv.frames.free_frames(), free + DOMAIN_FRAMES);
 }
 
+/// Whoever keeps translations learns that they are old.
+#[test]
+fn each_change_is_a_new_generation() {
+    let (host, a, _) = host();
+    let (hv, p2m) = (&host.hv, &host.domain(a).p2m);
+    let before = p2m.generation();
+    assert_eq!(p2m.generation(), before);
+    p2m.remove(hv, Gfn(5), Order::PAGE, |_| Ok(()), &mut p2m.unmapped(hv)).unwrap();
+    assert_ne!(p2m.generation(), before);
+}
+
+/// One flush would be for another p2m than the one that the first removal was from.
+#[test]
+fn a_batch_is_flushed_between_two_p2ms() {
+    let (host, a, b) = host();
+    let hv = &host.hv;
+    let flushes = || host.machine.flushes.load(Ordering::SeqCst);
+    let before = flushes();
+    let mut batch = host.domain(a).p2m.unmapped(hv);
+    for (id, gfn) in [(a, 1), (a, 2), (b, 1)] {
+        host.domain(id).p2m.remove(hv, Gfn(gfn), Order::PAGE, |_| Ok(()), &mut batch).unwrap();
+    }
+    assert_eq!(flushes(), before + 1);
+    drop(batch);
+    assert_eq!(flushes(), before + 2);
+}
+
 #[test]
 fn special_pages_move() {
     let (host, a, _) = host();
@@ -131,6 +158,9 @@ fn special_pages_move() {
     }
     assert_eq!(d.p2m.query(hv, Gfn(900)).entry, Entry::HOLE);
     assert_eq!(d.p2m.query(hv, Gfn(3)).entry, Entry::HOLE);
+    assert_eq!(hv.frames.gfn(d.shared_info), Some(Gfn(901)));
+    d.p2m.remove(hv, Gfn(901), Order::PAGE, |_| Ok(()), &mut batch).unwrap();
+    assert_eq!(hv.frames.gfn(d.shared_info), None);
     drop(batch);
     assert_eq!(hv.frames.account(a).pages(), count - 1, "the page that was at 3 is gone");
 }
@@ -202,7 +232,7 @@ fn a_lookup_notices_that_the_frame_went() {
     let (host, a, b) = host();
     let (hv, a_domain, b_domain) = (host.hv.clone(), host.domain(a).clone(), host.domain(b).clone());
     let mfn = a_domain.p2m.query(&hv, Gfn(5)).entry.mfn;
-    let calls = core::sync::atomic::AtomicU32::new(0);
+    let calls = crate::sync::atomic::AtomicU32::new(0);
     host.table(a).after_get(move || {
         if calls.fetch_add(1, Ordering::SeqCst) != 0 {
             return;

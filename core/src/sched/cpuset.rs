@@ -1,7 +1,7 @@
 //! Sets of physical CPUs.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::types::CpuId;
 

@@ -1,9 +1,9 @@
 //! Tests of the mechanism and of `sched_op`, `vcpu_op` and timers, on the test host.
 
+use crate::sync::atomic::Ordering;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use radon_abi::errno::Errno;
 use radon_abi::sched as sabi;

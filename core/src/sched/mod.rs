@@ -47,10 +47,10 @@ mod trace;
 mod unit;
 pub mod vcpu_op;
 
+use crate::sync::atomic::{AtomicU32, Ordering, fence};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use radon_abi::errno::Errno;
 use radon_abi::trace::{
@@ -256,8 +256,11 @@ impl Scheduler {
     /// Ends a vCPU's block or poll, if it is in one.
     pub fn wake(&self, hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
         let unit = &vcpu.sched.unit;
+        if !unit.is_blocked() {
+            return;
+        }
+        ops::end_poll(hv, vcpu);
         if unit.set_blocked(false) {
-            ops::end_poll(hv, vcpu);
             self.update(hv, unit);
             trace::about(hv, TRC_SCHED_WAKE, unit);
         }

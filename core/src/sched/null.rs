@@ -6,11 +6,11 @@
 //! ([`Rank::RunQueue`]) guards what runs there. A unit's home is its CPU while it is assigned to one, which changes
 //! under both locks.
 
+use crate::sync::atomic::Ordering;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::Ordering;
 
 use radon_abi::errno::Errno;
 

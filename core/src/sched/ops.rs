@@ -1,7 +1,7 @@
 //! `sched_op` and `set_timer_op`.
 
+use crate::sync::atomic::Ordering;
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
 
 use radon_abi::errno::Errno;
 use radon_abi::sched as abi;
@@ -132,14 +132,19 @@ fn poll(caller: &Caller<'_>, args: Args) -> OpResult {
     Ok(Outcome::Reschedule)
 }
 
-/// The vCPU runs again: whatever it polled, it polls no more.
+/// Whatever the vCPU polls, it polls no more. Who calls this for another vCPU marks it as not blocked after that. As soon as it
+/// is, it may poll again, so a slow caller may end that poll instead: it then wakes the vCPU from it as well, or the vCPU sees
+/// that its poll was ended before it sleeps.
 pub(super) fn end_poll(hv: &Hypervisor, vcpu: &Arc<Vcpu>) {
     let polling = &vcpu.sched.unit.polling;
-    if polling.load(Ordering::SeqCst) && polling.swap(false, Ordering::SeqCst) {
-        if let Some(domain) = vcpu.domain() {
+    if polling.load(Ordering::SeqCst) {
+        // Before the poll is over: the timer of one that begins after that stays.
+        vcpu.cancel_timer(hv, VcpuTimer::Poll);
+        if polling.swap(false, Ordering::SeqCst)
+            && let Some(domain) = vcpu.domain()
+        {
             vcpu.events.end_poll(&domain);
         }
-        vcpu.cancel_timer(hv, VcpuTimer::Poll);
     }
 }
 

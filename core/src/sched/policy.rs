@@ -6,9 +6,9 @@
 //! - [`Policy::update`] looks at the causes of being runnable under the lock that [`Policy::schedule`] picks under.
 //! - Run states change under that lock: [`super::Unit::start`] when picked, `refresh_runstate` when not running.
 
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 

@@ -7,10 +7,10 @@
 //! ([`crate::control::Control::enter`]). A CPU leaves its pool in steps: the policy picks nothing for it any more; the
 //! CPU itself takes off what runs there; then it is free.
 
+use crate::sync::atomic::{AtomicU32, Ordering};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use radon_abi::errno::Errno;
 use spin::once::Once;

@@ -3,8 +3,8 @@
 //! A domain that shuts down stays as it is, its vCPUs paused, until the toolstack destroys or resumes it. When dom0
 //! shuts down the machine does.
 
+use crate::sync::atomic::Ordering;
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
 
 use radon_abi::errno::Errno;
 use radon_abi::sched as abi;

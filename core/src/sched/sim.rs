@@ -3,10 +3,10 @@
 //! What it checks at every step, whatever the policy: a unit runs on one CPU at a time, only where it is allowed and
 //! only if it is runnable.
 
+use crate::sync::atomic::Ordering;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use super::policy::{Context, CpuFlags, Policy};
 use super::{CpuSet, DomainSched, Unit};

@@ -4,10 +4,10 @@
 //! (blocked), it is paused, its domain is paused. Whoever changes a cause then calls [`super::Policy::update`], which
 //! looks at all of them under the lock of the unit's run queue. So causes need no lock and no change is lost.
 
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 

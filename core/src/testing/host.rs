@@ -12,11 +12,11 @@
 //! assert_eq!(caller.read::<u32>(GuestVirtAddr(0x1000)).unwrap(), 7);
 //! ```
 
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::vcpu::HvmContext;

@@ -11,10 +11,10 @@ mod table;
 pub use host::{DOMAIN_FRAMES, IdentityMemory, TestArchDomain, TestArchVcpu, TestHost};
 pub use table::TestTable;
 
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::platform::{ClockParameters, CpuTopology, PhysMemory, Platform, PowerAction};
 use crate::sync::{Lock, Rank};
@@ -226,6 +226,9 @@ impl Platform for alloc::sync::Arc<TestMachine> {
     }
     fn this_cpu(&self) -> CpuId {
         CpuId(self.current_cpu.load(Ordering::SeqCst))
+    }
+    fn relax(&self) {
+        crate::sync::let_others_go_on();
     }
     fn kick(&self, cpu: CpuId) {
         self.kicks.lock().push(cpu);

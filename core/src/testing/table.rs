@@ -1,9 +1,9 @@
 //! A nested page table that is a sorted map: the model that real ones are compared with.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 

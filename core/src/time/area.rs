@@ -5,8 +5,8 @@
 //! never has to walk page tables, whatever address space the guest is in, and cannot hit a frame that went to somebody
 //! else. An area may lie across two pages.
 
+use crate::sync::atomic::Ordering;
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 use radon_abi::errno::Errno;

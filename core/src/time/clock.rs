@@ -3,7 +3,7 @@
 //!
 //! Both carry a version that is odd while the hypervisor writes, so that a reader on another CPU can tell.
 
-use core::sync::atomic::{AtomicI64, Ordering};
+use crate::sync::atomic::{AtomicI64, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::xen::{VcpuTimeInfo, XEN_PVCLOCK_TSC_STABLE_BIT, shared_info};

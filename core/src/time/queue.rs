@@ -8,10 +8,10 @@
 //! A timer that was taken out to fire may be re-armed or cancelled by its owner before it does; its owner knows by the
 //! [`Armed`] it holds, which names one arming and no other.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use alloc::collections::BTreeMap;
 use alloc::sync::Weak;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;

@@ -6,8 +6,8 @@
 //! Lock protocol: `timers` and `areas` are of [`Rank::Vcpu`]; queue locks nest inside `timers`. Nothing is delivered
 //! under them.
 
+use crate::sync::atomic::{AtomicU32, Ordering};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use radon_abi::vcpu::RunstateInfo;
 use radon_abi::xen::{VIRQ_TIMER, VcpuTimeInfo};

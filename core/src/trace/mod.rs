@@ -17,9 +17,9 @@ mod ring;
 #[cfg(test)]
 mod tests;
 
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::trace as abi;

@@ -4,8 +4,8 @@
 //! power of two. A record does not wrap: what is left at the end is filled by a record that says so. When there is no room
 //! records are counted instead, and the count becomes a record as soon as there is.
 
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::trace as abi;
 use radon_abi::xen::DOMID_IDLE;

@@ -1,8 +1,8 @@
 //! A domain is made, and given its vCPUs.
 
+use crate::sync::atomic::Ordering;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use radon_abi::domctl as abi;
 use radon_abi::domctl::{CreateDomain, MaxVcpus};

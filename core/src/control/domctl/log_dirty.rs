@@ -172,11 +172,11 @@ mod tests {
     use crate::frames::{Order, Placement};
     use crate::hypercall::{OpResult, SUCCESS};
     use crate::p2m::{Access, GuestPhys, Kind};
+    use crate::sync::atomic::Ordering;
     use crate::testing::TestHost;
     use crate::types::{DomainId, Gfn, GuestPhysAddr, GuestVirtAddr};
     use alloc::collections::BTreeSet;
     use alloc::sync::Arc;
-    use core::sync::atomic::Ordering;
     use radon_abi::domctl as abi;
     use radon_abi::domctl::ShadowOp;
     use radon_abi::errno::Errno;

@@ -89,7 +89,7 @@ fn numbers_go_on_from_the_last_and_are_not_given_twice() {
     assert_eq!(create(&host, 9, &config()), Err(Errno::EEXIST));
     assert_eq!(destroy(&host, 1), SUCCESS);
     assert_eq!(create(&host, 0, &config()), Ok(3));
-    host.hv.control.last_number.store(0x7fef, core::sync::atomic::Ordering::Relaxed);
+    host.hv.control.last_number.store(0x7fef, crate::sync::atomic::Ordering::Relaxed);
     assert_eq!(create(&host, 0, &config()), Ok(1));
 }
 

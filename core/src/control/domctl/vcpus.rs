@@ -1,7 +1,7 @@
 //! Where vCPUs run, and their registers.
 
+use crate::sync::atomic::Ordering;
 use alloc::boxed::Box;
-use core::sync::atomic::Ordering;
 
 use radon_abi::domctl as abi;
 use radon_abi::domctl::{NodeAffinity, VcpuAffinity, VcpuContext};

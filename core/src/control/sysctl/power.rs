@@ -1,6 +1,6 @@
 //! Power states of processors, as far as there are any: a CPU runs or halts.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicU32, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::sysctl as abi;

@@ -3,8 +3,8 @@
 use super::*;
 use crate::evtchn::{self, Consumer, Pin, VcpuEvents};
 use crate::hypervisor::Hypervisor;
+use crate::sync::atomic::AtomicU32;
 use crate::types::{Gfn, Mfn};
-use core::sync::atomic::AtomicU32;
 use radon_abi::errno::Errno;
 use radon_abi::event_channel::*;
 use radon_abi::xen::*;
@@ -273,6 +273,37 @@ fn pollers_are_woken() {
     assert_eq!(evtchn::is_pending(&host.hv, domain, Port(1 << 20)), Err(Errno::EINVAL));
 }
 
+/// The first poll of all, by both ABIs.
+#[test]
+fn a_poller_is_woken_once_for_an_event() {
+    for fifo in [false, true] {
+        let (host, dom0, one, _) = host();
+        let (near, far) = connect(&host, dom0, one);
+        consume(&host, one, 0);
+        let _guest = fifo.then(|| super::fifo::FifoGuest::new(&host, one, 1));
+        let domain = host.domain(one);
+        let events = &host.vcpu(one, 1).events;
+        events.begin_poll(domain, Some(far));
+        evtchn::send(&host.hv, host.domain(dom0), near).unwrap();
+        assert!(!events.end_poll(domain), "the event ended it");
+        // It is pending still, so it is no news.
+        events.begin_poll(domain, Some(far));
+        evtchn::send(&host.hv, host.domain(dom0), near).unwrap();
+        assert!(events.end_poll(domain));
+    }
+}
+
+#[test]
+fn ports_of_every_word_are_found() {
+    let (host, dom0, one, _) = host();
+    let ports: Vec<_> = (0..200).map(|_| connect(&host, dom0, one)).collect();
+    consume(&host, one, 0);
+    for n in [0, 62, 63, 64, 127, 199] {
+        evtchn::send(&host.hv, host.domain(dom0), ports[n].0).unwrap();
+        assert_eq!(consume(&host, one, 0), [ports[n].1]);
+    }
+}
+
 #[derive(Default)]
 struct Counter(AtomicU32);
 
@@ -325,6 +356,26 @@ fn reset_is_done_in_parts() {
         assert_eq!(peer(&host, dom0, near), (EVTCHNSTAT_UNBOUND, u32::from(one.0), 0));
     }
     assert_eq!(evtchn::alloc_unbound(&host.hv, domain, dom0), Ok(Port(1)));
+}
+
+#[test]
+fn a_port_that_is_opened_during_a_reset_is_told() {
+    let (host, dom0, one, _) = host();
+    let domain = host.domain(one);
+    for _ in 0..2 {
+        connect(&host, dom0, one);
+    }
+    let mut closed = 0;
+    let spend = || {
+        closed += 1;
+        // The first is closed then, and its number is taken again.
+        if closed == 2 {
+            assert_eq!(evtchn::alloc_unbound(&host.hv, domain, dom0), Ok(Port(1)));
+        }
+        true
+    };
+    assert_eq!(evtchn::reset(&host.hv, domain, false, spend), Err(Errno::EAGAIN));
+    assert_eq!(evtchn::reset(&host.hv, domain, false, || true), Ok(true));
 }
 
 #[test]

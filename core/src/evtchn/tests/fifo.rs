@@ -169,6 +169,32 @@ fn a_consumed_tail_is_not_linked_to() {
     }
 }
 
+/// What a guest left in the link of the last event is no link.
+#[test]
+fn a_stray_link_is_replaced() {
+    let (host, _, one, _) = host();
+    let mut guest = FifoGuest::new(&host, one, 1);
+    let (a, b) = (ipi(&host, one, 0), ipi(&host, one, 0));
+    send(&host, one, a);
+    guest.memory.fetch_or_u32(guest.word(a), EVTCHN_FIFO_LINK_MASK & !b.0);
+    send(&host, one, b);
+    assert_eq!(guest.consume(&host, one, 0, 99), [a, b]);
+}
+
+#[test]
+fn the_debug_key_reads_event_words() {
+    let (host, _, one, _) = host();
+    let guest = FifoGuest::new(&host, one, 1);
+    let (a, b) = (ipi(&host, one, 0), ipi(&host, one, 0));
+    send(&host, one, a);
+    guest.mask(b);
+    let mut lines = Vec::new();
+    evtchn::dump(&host.hv, host.domain(one), &mut |line| lines.push(alloc::format!("{line}")));
+    assert!(lines[0].contains("FIFO"));
+    assert!(lines[1].contains("[1/0]"), "{}", lines[1]);
+    assert!(lines[2].contains("[0/1]"), "{}", lines[2]);
+}
+
 #[test]
 fn a_tail_that_moved_to_another_queue_is_forgotten() {
     let (host, dom0, one, _) = host();
@@ -247,6 +273,7 @@ fn refusals() {
     assert_eq!(init(0, 4096 - 64), Err(Errno::EINVAL));
     assert_eq!(init(0, 4096 - 72), Ok(()));
     assert_eq!(init(0, 0), Err(Errno::EINVAL), "only one");
+    assert_eq!(evtchn::set_priority(domain, port, 15), Ok(()), "the lowest that there is");
     assert_eq!(evtchn::set_priority(domain, port, 16), Err(Errno::EINVAL));
     assert_eq!(evtchn::set_priority(domain, Port(9999), 1), Err(Errno::EINVAL));
     for _ in 0..128 {

@@ -5,9 +5,9 @@ mod fifo;
 mod hypercalls;
 mod model;
 
+use crate::sync::atomic::Ordering;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 use radon_abi::xen::{shared_info, vcpu_info};
 

@@ -6,8 +6,8 @@
 //! runs only while the domain draws. Periods follow one another at their times, also when the timer comes late: otherwise
 //! a domain would lose by each delay, and get less than its cap says.
 
+use crate::sync::atomic::Ordering;
 use alloc::sync::Arc;
-use core::sync::atomic::Ordering;
 
 use crate::sched::DomainSched;
 use crate::sched::policy::Context;

@@ -22,10 +22,10 @@ mod cap;
 mod load;
 mod queue;
 
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 
