@@ -18,6 +18,7 @@ mod initrd;
 mod iso;
 mod machine;
 mod modules;
+mod mutants;
 mod operations;
 mod packages;
 mod rootfs;
@@ -66,6 +67,8 @@ enum Task {
     Audit(audit::Options),
     /// Measure which lines of core and x86 the tests on the host execute
     Coverage(coverage::Options),
+    /// Change the code here and there and see whether the tests on the host notice (takes an hour)
+    Mutants(mutants::Options),
     /// Look for inputs that break a parser, the emulator or a hypercall
     Fuzz(fuzz::Options),
     /// Run a built tree of the Xen Test Framework on Radon and on Debian's Xen
@@ -104,6 +107,7 @@ fn perform(task: Task) -> Result<bool> {
         Task::Bench(options) => return bench::bench(&options),
         Task::Audit(options) => return audit::audit(&options),
         Task::Coverage(options) => return coverage::coverage(&options),
+        Task::Mutants(options) => return mutants::mutants(&options),
         Task::Fuzz(options) => return fuzz::fuzz(&options),
         Task::Xtf(options) => return xtf::xtf(&options),
         Task::Guide => println!("{}", guide::write()?.display()),
