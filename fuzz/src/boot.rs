@@ -9,10 +9,10 @@ use radon_x86::dom0::image::{Image, Kernel, is_initial_file_system};
 use crate::input::Input;
 
 /// Where the input is in memory.
-const BASE: u64 = 0xe_0000;
+pub(crate) const BASE: u64 = 0xe_0000;
 
 /// Memory that holds `data` from [`BASE`] on, and all ones elsewhere.
-fn memory(data: &[u8]) -> impl Fn(MachineAddr, &mut [u8]) + '_ {
+pub(crate) fn memory(data: &[u8]) -> impl Fn(MachineAddr, &mut [u8]) + '_ {
     |at, to| {
         for (n, byte) in to.iter_mut().enumerate() {
             let offset = at.0.wrapping_add(n as u64).wrapping_sub(BASE);
@@ -24,13 +24,7 @@ fn memory(data: &[u8]) -> impl Fn(MachineAddr, &mut [u8]) + '_ {
 /// The root pointer is where the input says, or the first to be found. Checksums are made right where the input asks for
 /// it: no fuzzer guesses them.
 pub(crate) fn acpi(data: &[u8]) {
-    let mut input = Input::new(data);
-    let repairs = usize::from(input.u8() % 16);
-    let places: Vec<u16> = (0..repairs).map(|_| input.u16()).collect();
-    let mut bytes = input.rest().to_vec();
-    for place in places {
-        repair(&mut bytes, usize::from(place));
-    }
+    let bytes = repaired(data);
     let read = memory(&bytes);
     let root = acpi::root::parse_root_pointer(&bytes, None).or_else(|_| acpi::find_root_pointer(&read));
     if let Ok(root) = root
@@ -39,6 +33,18 @@ pub(crate) fn acpi(data: &[u8]) {
         assert!(tables.tables.len() <= acpi::MAX_TABLES + 1);
         _ = format!("{tables:?}{:?}", tables.missing_part());
     }
+}
+
+/// The memory that the input describes, with checksums made right where it says.
+pub(crate) fn repaired(data: &[u8]) -> Vec<u8> {
+    let mut input = Input::new(data);
+    let repairs = usize::from(input.u8() % 16);
+    let places: Vec<u16> = (0..repairs).map(|_| input.u16()).collect();
+    let mut bytes = input.rest().to_vec();
+    for place in places {
+        repair(&mut bytes, usize::from(place));
+    }
+    bytes
 }
 
 /// Makes the sum of the table at `at` zero: the root pointer's, or that of a table with a header.

@@ -6,7 +6,7 @@ use radon_core::types::GuestVirtAddr;
 use radon_x86::testing;
 use radon_x86::testing::control::{DOM0, domctl, guest};
 
-const BUFFER: u64 = 0x4000;
+pub(crate) const BUFFER: u64 = 0x4000;
 /// Bytes of dom0's memory from the buffer on.
 const ROOM: usize = 0x3_c000;
 /// How often an operation may ask to be continued.

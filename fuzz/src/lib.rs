@@ -20,6 +20,8 @@ mod input;
 #[path = "../../x86/tests/oracle/mod.rs"]
 mod oracle;
 mod pci;
+#[cfg(test)]
+mod seeds;
 
 use std::any::Any;
 use std::panic::{self, AssertUnwindSafe};
