@@ -217,6 +217,8 @@ pub struct Options {
     pub queue_cpus: Option<u32>,
     /// `sched_ratelimit_us=`: shortest time that a vCPU runs, in microseconds.
     pub ratelimit: Option<u32>,
+    /// `timer_slop=`: how much later than asked a guest's timer may fire at most, in nanoseconds.
+    pub timer_slop: Option<u32>,
     /// `maxcpus=` (1 with `nosmp`).
     pub maxcpus: u32,
     /// `smt=`.
@@ -277,6 +279,7 @@ impl Default for Options {
             run_queues: RunQueues::default(),
             queue_cpus: None,
             ratelimit: None,
+            timer_slop: None,
             maxcpus: u32::MAX,
             smt: true,
             x2apic: true,
@@ -431,6 +434,7 @@ impl Options {
             "credit2_runqueue" => self.run_queues = run_queues(given?)?,
             "sched_credit2_max_cpus_runqueue" => self.queue_cpus = Some(number(given?)?),
             "sched_ratelimit_us" => self.ratelimit = Some(number(given?)?),
+            "timer_slop" => self.timer_slop = Some(number(given?)?),
             "nmi" => self.nmi = nmi_policy(given?)?,
             "clocksource" => self.clock_source = clock_source(given?)?,
             "gnttab_max_frames" => self.gnttab_max_frames = Some(number(given?)?),
@@ -586,12 +590,12 @@ fn flag(value: Option<&str>, wanted: bool) -> Parsed<bool> {
     }
 }
 
-/// A number: decimal, 0x hexadecimal or 0 octal, as C has it.
 /// A number as options have it.
 pub(crate) fn integer_of(text: &str) -> Option<u32> {
     number(text).ok()
 }
 
+/// A number: decimal, 0x hexadecimal or 0 octal, as C has it.
 fn number(text: &str) -> Parsed<u32> {
     integer(text).and_then(|n| u32::try_from(n).map_err(|_| BadValue))
 }

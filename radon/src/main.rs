@@ -172,6 +172,9 @@ fn make_system(machine: &Booted, cpus: u32) -> (&'static System, Vec<core::ops::
     {
         log::warn!("Command line: sched_ratelimit_us={limit} is not 0 or 100 to 500000; ignored");
     }
+    if let Some(slop) = options.timer_slop {
+        sys.hv.timers.set_slop(Nanoseconds(slop.into()));
+    }
     interrupts::register(interrupts::NMI_RELAY, relay_nmi);
     for vector in DEVICE_VECTORS {
         interrupts::register(vector, device_interrupt);

@@ -142,6 +142,8 @@ fn scheduling_and_time() {
     }
     assert_eq!(parse("credit2_runqueue=rack").problems.len(), 1);
     assert_eq!(parse("sched_ratelimit_us=0").ratelimit, Some(0));
+    assert_eq!(parse("timer_slop=4000000").timer_slop, Some(4_000_000));
+    assert_eq!(parse("timer_slop=4ms").problems.len(), 1);
     assert_eq!(parse("clocksource=acpi").clock_source, Some(ClockSource::Acpi));
     assert_eq!(parse("clocksource=tsc"), parse(""));
     assert_eq!(parse("clocksource=sundial").problems.len(), 1);

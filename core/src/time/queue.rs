@@ -86,9 +86,14 @@ impl Queue {
     }
 }
 
+/// As Xen's `timer_slop`.
+const SLOP_DEFAULT: u64 = 50_000;
+
 /// All timer queues of a machine.
 pub struct Timers {
     queues: Vec<Queue>,
+    /// See [`Timers::slop`], in nanoseconds.
+    slop: AtomicU64,
     /// The machine's wall clock.
     pub(super) wall_clock: WallClock,
 }
@@ -97,7 +102,18 @@ impl Timers {
     /// Empty queues for this many CPUs.
     #[must_use]
     pub fn new(cpus: u32) -> Timers {
-        Timers { queues: (0..cpus).map(|_| Queue::new()).collect(), wall_clock: WallClock::default() }
+        let queues = (0..cpus).map(|_| Queue::new()).collect();
+        Timers { queues, slop: AtomicU64::new(SLOP_DEFAULT), wall_clock: WallClock::default() }
+    }
+
+    /// The most slack that a vCPU's timer has.
+    pub(super) fn slop(&self) -> Nanoseconds {
+        Nanoseconds(self.slop.load(Ordering::Relaxed))
+    }
+
+    /// Sets the most slack that a vCPU's timer has (option `timer_slop`). More of it lets idle guests share wake-ups.
+    pub fn set_slop(&self, slop: Nanoseconds) {
+        self.slop.store(slop.0, Ordering::Relaxed);
     }
 
     fn queue(&self, cpu: CpuId) -> Option<&Queue> {

@@ -49,13 +49,12 @@ impl VcpuTimer {
     }
 
     /// How much later than asked it may fire, if it is to fire in `wait`: enough to share an interrupt, too little to
-    /// matter for what it is used for.
-    fn slack(self, wait: Nanoseconds) -> Nanoseconds {
-        const MOST: u64 = 50_000;
+    /// matter for what it is used for; at most `most`.
+    fn slack(self, wait: Nanoseconds, most: Nanoseconds) -> Nanoseconds {
         match self {
             // A device timer is a clock; its interrupt is late enough as it is.
             VcpuTimer::Arch(_) => Nanoseconds(0),
-            _ => Nanoseconds((wait.0 / 64).min(MOST)),
+            _ => Nanoseconds(wait.0 / 64).min(most),
         }
     }
 }
@@ -127,7 +126,7 @@ impl VcpuTime {
 impl Vcpu {
     /// Arms one of its timers for `deadline`, instead of what it was armed for before.
     pub fn arm_timer(self: &Arc<Self>, hv: &Hypervisor, which: VcpuTimer, deadline: Nanoseconds) {
-        let slack = which.slack(deadline.saturating_sub(hv.platform.now()));
+        let slack = which.slack(deadline.saturating_sub(hv.platform.now()), hv.timers.slop());
         let mut timers = self.time.timers.lock();
         let Some(slot) = timers.slot(which) else { return };
         if let Some(armed) = slot.take() {
@@ -251,6 +250,7 @@ fn next_period((period, next): &mut (Nanoseconds, Nanoseconds), now: Nanoseconds
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Timers;
 
     #[test]
     fn a_late_periodic_timer_keeps_its_phase() {
@@ -262,9 +262,13 @@ mod tests {
 
     #[test]
     fn slack_is_a_small_share_of_the_wait() {
-        let slack = |w, ns| VcpuTimer::slack(w, Nanoseconds(ns)).0;
+        let slack = |w, ns| VcpuTimer::slack(w, Nanoseconds(ns), Timers::new(1).slop()).0;
         assert_eq!(slack(VcpuTimer::Singleshot, 640), 10);
         assert_eq!(slack(VcpuTimer::Singleshot, 1_000_000_000), 50_000);
         assert_eq!(slack(VcpuTimer::Arch(0), 1_000_000_000), 0);
+        let timers = Timers::new(1);
+        timers.set_slop(Nanoseconds(4_000_000));
+        assert_eq!(VcpuTimer::Poll.slack(Nanoseconds(128_000_000), timers.slop()).0, 2_000_000);
+        assert_eq!(VcpuTimer::Poll.slack(Nanoseconds(1_000_000_000), timers.slop()).0, 4_000_000);
     }
 }
