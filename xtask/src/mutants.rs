@@ -237,7 +237,7 @@ fn run(program: &Path, tree: &Path, output: &Path, modules: &[&Module], options:
     let package = modules.first().map_or("", |module| module.package);
     let mut command = cargo_mutants(program, tree);
     command.args(["--in-place", "--package", package, "--profile", "mutants", "--timeout", TIMEOUT]);
-    command.args(["--build-timeout", "300", "--caught", "--unviable", "--colors", "never", "--iterate", "--output"]);
+    command.args(["--build-timeout", "900", "--caught", "--unviable", "--colors", "never", "--iterate", "--output"]);
     command.arg(output);
     if let Some(part) = &options.part {
         command.args(["--sharding", "round-robin", "--shard", part]);
