@@ -28,6 +28,7 @@ const REASONS: &[(&str, &str)] = &[
     ("proptest", "tests against reference models, with small counterexamples"),
     ("rustc-demangle", "xtask: names of symbols for backtraces"),
     ("serde_json", "xtask: cargo's messages, recorded figures"),
+    ("shuttle", "interleave: chooses which thread goes on, in tests of what CPUs do at the same time"),
     ("spdx", "audit: understands licence expressions"),
     ("spin", "locks and cells that are set once, without an operating system"),
     ("talc", "the heap's allocator"),
