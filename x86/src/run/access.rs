@@ -7,6 +7,7 @@ use radon_core::types::{GuestPhysAddr, Mfn};
 use super::Cx;
 use super::guest::paging_of;
 use super::memory::{Effects, EmulatedMemory};
+use super::walk_cache::Memory;
 use crate::cpuid::{Dynamic, Registers, TimeInfo};
 use crate::devices::lapic::ApicMode;
 use crate::emulate::walk::{Access, Paging};
@@ -91,10 +92,9 @@ impl Cx<'_> {
         let rip = state.cpu.regs().rip;
         let in_page = 0x1000_u64.wrapping_sub(rip & 0xfff).min(to.len() as u64) as usize;
         let phys = GuestPhys::new(&self.sys.hv, &self.domain.p2m);
-        let memory = self.sys.hv.platform.memory();
+        let memory = Memory { phys, machine: self.sys.hv.platform.memory() };
         let access = Access { user: state.cpu.cpl() == 3, ..Access::FETCH };
-        let fetched =
-            to.get_mut(..in_page).is_some_and(|part| state.walks.read(phys, memory, paging, access, rip, part));
+        let fetched = to.get_mut(..in_page).is_some_and(|part| state.walks.read(memory, paging, access, rip, part));
         if fetched { in_page } else { 0 }
     }
 

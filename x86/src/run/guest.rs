@@ -11,6 +11,7 @@ use radon_core::types::{GuestPhysAddr, GuestVirtAddr, PAGE_SIZE};
 
 use crate::emulate::walk::{Access, Paging, TableMemory, WalkError, walk, walk_and_mark};
 use crate::run::WalkCache;
+use crate::run::walk_cache::Memory;
 use crate::vcpu::VcpuState;
 use crate::virt::VirtualCpu;
 
@@ -58,18 +59,22 @@ impl<'a> GuestMemory<'a> {
         }
     }
 
+    fn memory(&self) -> Memory<'a> {
+        Memory { phys: self.phys, machine: self.memory }
+    }
+
     /// Reads what is in one page through a walk that was made before.
     fn read_again(&self, at: GuestVirtAddr, to: &mut [u8]) -> bool {
         let Ok(mut walks) = self.walks.try_borrow_mut() else { return false };
         let access = Access { smap_exempt: true, ..Access::READ };
-        walks.read(self.phys, self.memory, &self.paging, access, at.0, to)
+        walks.read(self.memory(), &self.paging, access, at.0, to)
     }
 
     fn find(&self, at: GuestVirtAddr, write: bool) -> Result<GuestPhysAddr, Errno> {
         let access = Access { write, smap_exempt: true, ..Access::READ };
         if write
             && let Ok(mut walks) = self.walks.try_borrow_mut()
-            && let Some(found) = walks.translate(self.phys, self.memory, &self.paging, access, at.0)
+            && let Some(found) = walks.translate(self.memory(), &self.paging, access, at.0)
         {
             return Ok(found);
         }

@@ -18,6 +18,15 @@ use crate::emulate::walk::{Access, Paging, TableMemory, walk_and_tell};
 /// Sets of walks for data, and as many for code: an exit that needs both finds both, wherever they are.
 const SETS: usize = 4;
 
+/// A guest's memory and the machine's, in which it is read without references.
+#[derive(Clone, Copy)]
+pub struct Memory<'a> {
+    /// Finds the guest's pages.
+    pub phys: GuestPhys<'a>,
+    /// Where they are.
+    pub machine: &'a dyn PhysMemory,
+}
+
 /// The walks of a vCPU.
 #[derive(Default)]
 pub struct WalkCache([[Set; SETS]; 2]);
@@ -79,43 +88,33 @@ impl WalkCache {
     /// Reads `to.len()` bytes at `linear`, which are in one page, as an access of the processor would, except that it has
     /// no effect if it fails. `false`: it cannot be done this way, and the reason (a fault, a device, another paging mode)
     /// is to be found by a real access. `to` may have been written then.
-    pub fn read(
-        &mut self,
-        phys: GuestPhys<'_>,
-        memory: &dyn PhysMemory,
-        paging: &Paging,
-        access: Access,
-        linear: u64,
-        to: &mut [u8],
-    ) -> bool {
+    pub fn read(&mut self, memory: Memory<'_>, paging: &Paging, access: Access, linear: u64, to: &mut [u8]) -> bool {
         let offset = linear & 0xfff;
         if offset.saturating_add(to.len() as u64) > 0x1000 {
             return false;
         }
-        let read = |walk: &Walk| walk.read(phys, memory, offset, to).then_some(());
-        self.through(phys, memory, paging, access, linear, read).is_some()
+        let read = |walk: &Walk| walk.read(memory, offset, to).then_some(());
+        self.through(memory, paging, access, linear, read).is_some()
     }
 
     /// Translates `linear` as an access of the processor would. `None` as `false` of [`WalkCache::read`].
     pub fn translate(
         &mut self,
-        phys: GuestPhys<'_>,
-        memory: &dyn PhysMemory,
+        memory: Memory<'_>,
         paging: &Paging,
         access: Access,
         linear: u64,
     ) -> Option<GuestPhysAddr> {
         let translate = |walk: &Walk| {
-            let valid = walk.leads_on(phys, memory) && phys.unchanged_since(walk.generation);
+            let valid = walk.leads_on(memory) && memory.phys.unchanged_since(walk.generation);
             valid.then_some(GuestPhysAddr(walk.address.0 | (linear & 0xfff)))
         };
-        self.through(phys, memory, paging, access, linear, translate)
+        self.through(memory, paging, access, linear, translate)
     }
 
     fn through<R>(
         &mut self,
-        phys: GuestPhys<'_>,
-        memory: &dyn PhysMemory,
+        memory: Memory<'_>,
         paging: &Paging,
         access: Access,
         linear: u64,
@@ -126,21 +125,15 @@ impl WalkCache {
         }
         let goal = Goal { paging, access, page: linear & !0xfff };
         let set = self.0.get_mut(usize::from(access.fetch))?.get_mut((linear >> 12) as usize % SETS)?;
-        set.through(&goal, || Walk::make(phys, memory, &goal), f)
+        set.through(&goal, || Walk::make(memory, &goal), f)
     }
 }
 
-/// Page tables, read without references.
-struct Tables<'a> {
-    phys: GuestPhys<'a>,
-    memory: &'a dyn PhysMemory,
-}
-
-impl TableMemory for Tables<'_> {
+impl TableMemory for Memory<'_> {
     type Error = Errno;
 
     fn load(&mut self, at: GuestPhysAddr) -> Result<u64, Errno> {
-        self.phys.locate(at).map(|at| self.memory.load_u64(at)).ok_or(Errno::EFAULT)
+        self.phys.locate(at).map(|at| self.machine.load_u64(at)).ok_or(Errno::EFAULT)
     }
 
     fn compare_exchange(&mut self, at: GuestPhysAddr, old: u64, new: u64) -> Result<bool, Errno> {
@@ -150,10 +143,11 @@ impl TableMemory for Tables<'_> {
 
 impl Walk {
     /// A walk made now. What it read counts only if the generation still is the same when the page has been read.
-    fn make(phys: GuestPhys<'_>, memory: &dyn PhysMemory, goal: &Goal<'_>) -> Option<Walk> {
+    fn make(mut memory: Memory<'_>, goal: &Goal<'_>) -> Option<Walk> {
         let &Goal { paging, access, page: linear } = goal;
-        let generation = phys.generation();
-        let (found, used) = walk_and_tell(&mut Tables { phys, memory }, paging, linear, access).ok()?;
+        let generation = memory.phys.generation();
+        let (found, used) = walk_and_tell(&mut memory, paging, linear, access).ok()?;
+        let phys = memory.phys;
         let mut entries = [(MachineAddr(0), 0); 4];
         for (entry, (at, word)) in entries.iter_mut().zip(used) {
             if word != 0 {
@@ -176,17 +170,17 @@ impl Walk {
     }
 
     /// Whether the entries are what they were. The answer counts if the generation still is the same afterwards.
-    fn leads_on(&self, phys: GuestPhys<'_>, memory: &dyn PhysMemory) -> bool {
-        phys.generation() == self.generation
-            && self.entries.iter().all(|&(at, word)| word == 0 || memory.load_u64(at) == word)
+    fn leads_on(&self, memory: Memory<'_>) -> bool {
+        memory.phys.generation() == self.generation
+            && self.entries.iter().all(|&(at, word)| word == 0 || memory.machine.load_u64(at) == word)
     }
 
     /// Whether the walk still leads here and `to` has what is at `offset`.
-    fn read(&self, phys: GuestPhys<'_>, memory: &dyn PhysMemory, offset: u64, to: &mut [u8]) -> bool {
-        if !self.leads_on(phys, memory) {
+    fn read(&self, memory: Memory<'_>, offset: u64, to: &mut [u8]) -> bool {
+        if !self.leads_on(memory) {
             return false;
         }
-        memory.read(MachineAddr(self.page.0 | offset), to);
-        phys.unchanged_since(self.generation)
+        memory.machine.read(MachineAddr(self.page.0 | offset), to);
+        memory.phys.unchanged_since(self.generation)
     }
 }

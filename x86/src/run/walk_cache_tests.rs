@@ -5,7 +5,7 @@ use radon_core::frames::{Order, Placement};
 use radon_core::types::{Gfn, GuestPhysAddr};
 
 use super::tests::{DATA, GUEST, Rig, rig};
-use super::walk_cache::WalkCache;
+use super::walk_cache::{Memory, WalkCache};
 use super::*;
 use crate::emulate::walk::{Access, Paging, walk_and_mark};
 use crate::virt::{cr0, efer};
@@ -47,8 +47,8 @@ fn afresh(rig: &Rig, paging: &Paging, access: Access, linear: u64) -> Option<u64
 fn cached(rig: &Rig, cache: &mut WalkCache, paging: &Paging, access: Access, linear: u64) -> Option<u64> {
     let phys = GuestPhys::new(&rig.sys.hv, &rig.domain.p2m);
     let mut bytes = [0; 8];
-    let memory = rig.sys.hv.platform.memory();
-    cache.read(phys, memory, paging, access, linear, &mut bytes).then(|| u64::from_le_bytes(bytes))
+    let memory = Memory { phys, machine: rig.sys.hv.platform.memory() };
+    cache.read(memory, paging, access, linear, &mut bytes).then(|| u64::from_le_bytes(bytes))
 }
 
 /// Where a walk of its own leads, if there is memory.
@@ -60,7 +60,7 @@ fn leads(rig: &Rig, paging: &Paging, access: Access, linear: u64) -> Option<Gues
 
 fn translated(rig: &Rig, cache: &mut WalkCache, paging: &Paging, access: Access, linear: u64) -> Option<GuestPhysAddr> {
     let phys = GuestPhys::new(&rig.sys.hv, &rig.domain.p2m);
-    cache.translate(phys, rig.sys.hv.platform.memory(), paging, access, linear)
+    cache.translate(Memory { phys, machine: rig.sys.hv.platform.memory() }, paging, access, linear)
 }
 
 #[test]
