@@ -117,7 +117,8 @@ pub(super) struct Accounts {
 
 impl Accounts {
     pub(super) fn new() -> Accounts {
-        Accounts { chunks: (0..CHUNK).map(|_| Chunk::default()).collect(), nobody: Account::default() }
+        let chunks = (0..=usize::from(u16::MAX) / CHUNK).map(|_| Chunk::default()).collect();
+        Accounts { chunks, nobody: Account::default() }
     }
 
     fn chunk(&self, id: DomainId) -> Option<&Chunk> {
@@ -132,12 +133,12 @@ impl Accounts {
                     return found;
                 }
                 drop(found);
-                let mut new: Option<Box<[Account]>> = Some((0..CHUNK).map(|_| Account::default()).collect());
+                let new = (0..CHUNK).map(|_| Account::default()).collect();
                 // Another CPU may be faster.
                 if let Some(mut place) = chunk.accounts.try_write()
                     && place.is_none()
                 {
-                    *place = new.take();
+                    *place = Some(new);
                 }
             }
         });
