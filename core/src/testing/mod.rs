@@ -26,6 +26,9 @@ pub type Interference = Box<dyn Fn(&TestMemory) + Send + Sync>;
 /// Machine memory from address 0, a whole number of frames.
 pub struct TestMemory {
     words: Vec<AtomicU64>,
+    /// By frame: whether it may hold something else than zeros. Most frames are given out and taken back unused. No
+    /// scheduling point of the interleaving tests: the words are.
+    written: Vec<core::sync::atomic::AtomicBool>,
     /// What happens just before each atomic change, as if another CPU did it. It may change memory itself.
     pub before_change: spin::once::Once<Interference>,
 }
@@ -36,23 +39,31 @@ impl TestMemory {
     pub fn new(frames: u64) -> TestMemory {
         let words = frames.saturating_mul(PAGE_SIZE / 8);
         let words = (0..words).map(|_| AtomicU64::new(0)).collect();
-        TestMemory { words, before_change: spin::once::Once::new() }
+        let written = (0..frames).map(|_| false.into()).collect();
+        TestMemory { words, written, before_change: spin::once::Once::new() }
     }
 
     /// Zeroes all of it.
     pub fn clear(&self) {
-        self.words.iter().for_each(|w| w.store(0, Ordering::Relaxed));
+        (0..self.written.len() as u64).for_each(|frame| self.zero_frame(Mfn(frame)));
     }
 
     fn word(&self, at: MachineAddr) -> Option<&AtomicU64> {
         self.words.get(usize::try_from(at.0 / 8).ok()?)
     }
 
+    /// A word that is about to be written.
+    fn word_to_write(&self, at: MachineAddr) -> Option<&AtomicU64> {
+        let written = self.written.get(usize::try_from(at.0 / PAGE_SIZE).ok()?)?;
+        written.store(true, core::sync::atomic::Ordering::Relaxed);
+        self.word(at)
+    }
+
     /// Applies `f` to the `width`-byte field at `at` (aligned down); returns its old value.
     fn update(&self, at: MachineAddr, width: u64, f: impl Fn(u64) -> Option<u64>) -> u64 {
         let mask = if width == 8 { u64::MAX } else { (1u64 << (width.wrapping_mul(8))).wrapping_sub(1) };
         let shift = ((at.0 % 8) & !width.wrapping_sub(1)).wrapping_mul(8);
-        let Some(word) = self.word(at) else { return mask };
+        let Some(word) = self.word_to_write(at) else { return mask };
         let apply = |old: u64| {
             let new = f((old >> shift) & mask)?;
             Some((old & !(mask << shift)) | ((new & mask) << shift))
@@ -94,7 +105,7 @@ impl PhysMemory for TestMemory {
             if at.is_multiple_of(8)
                 && let Some((word, rest)) = from.split_first_chunk::<8>()
             {
-                if let Some(w) = self.word(MachineAddr(at)) {
+                if let Some(w) = self.word_to_write(MachineAddr(at)) {
                     w.store(u64::from_le_bytes(*word), Ordering::Release);
                 }
                 at = at.wrapping_add(8);
@@ -120,12 +131,16 @@ impl PhysMemory for TestMemory {
         }
     }
     fn zero_frame(&self, frame: Mfn) {
+        let written = usize::try_from(frame.0).ok().and_then(|frame| self.written.get(frame));
+        if !written.is_some_and(|written| written.swap(false, core::sync::atomic::Ordering::Relaxed)) {
+            return;
+        }
         let first = (frame.addr().0 / 8) as usize;
         let words = self.words.get(first..first.saturating_add(PAGE_SIZE as usize / 8));
         words.unwrap_or_default().iter().for_each(|word| word.store(0, Ordering::Release));
     }
     fn load_u32(&self, at: MachineAddr) -> u32 {
-        self.update(at, 4, |_| None) as u32
+        self.word(at).map_or(u32::MAX, |w| (w.load(Ordering::SeqCst) >> (at.0 % 8 / 4 * 32)) as u32)
     }
     fn store_u32(&self, at: MachineAddr, value: u32) {
         self.update(at, 4, |_| Some(u64::from(value)));
@@ -134,7 +149,7 @@ impl PhysMemory for TestMemory {
         self.word(at).map_or(u64::MAX, |w| w.load(Ordering::Acquire))
     }
     fn store_u64(&self, at: MachineAddr, value: u64) {
-        if let Some(word) = self.word(at) {
+        if let Some(word) = self.word_to_write(at) {
             word.store(value, Ordering::Release);
         }
     }
