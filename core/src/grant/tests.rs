@@ -291,6 +291,13 @@ fn version_two() {
     assert_eq!(f.status(f.guest, 21), 0);
     assert_eq!(f.map(f.dom0, f.guest, 256, 0x300, RW), Err(GNTST_BAD_GNTREF), "the table holds half as many");
 
+    // The table's frames and those of the status words have places of their own.
+    let (hv, grants) = (&f.host.hv, &f.domain(f.guest).grants);
+    let mapped = |index| grants.frame_to_map(hv, f.guest, index).map(|page| page.mfn());
+    for (index, part) in [(0, Part::Shared), (XENMAPIDX_GRANT_TABLE_STATUS, Part::Status)] {
+        assert_eq!(mapped(index), grants.frame(hv, f.guest, part, 0).map(|page| page.mfn()));
+    }
+
     // Part of a frame: to copy, not to map.
     f.grant2(f.guest, 30, f.dom0, GTF_PERMIT_ACCESS | GTF_SUB_PAGE, 100 | 50 << 16, 25);
     assert_eq!(f.map(f.dom0, f.guest, 30, 0x300, RO), Err(GNTST_GENERAL_ERROR));

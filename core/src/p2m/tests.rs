@@ -165,6 +165,80 @@ fn special_pages_move() {
     assert_eq!(hv.frames.account(a).pages(), count - 1, "the page that was at 3 is gone");
 }
 
+/// A page by reference is a special one of the domain's own, or one of another domain.
+#[test]
+fn pages_of_the_wrong_kind_are_refused() {
+    let (host, a, b) = host();
+    let (hv, p2m) = (&host.hv, &host.domain(a).p2m);
+    let mut batch = p2m.unmapped(hv);
+    let shared = |id| hv.frames.get(host.domain(id).shared_info, id).unwrap();
+    assert_eq!(p2m.add_page(hv, Gfn(900), shared(a), Kind::RamRw, &mut batch), Err(Errno::EINVAL));
+    assert_eq!(p2m.add_page(hv, Gfn(900), shared(b), Kind::Special, &mut batch), Err(Errno::EINVAL));
+    assert_eq!(p2m.query(hv, Gfn(900)).entry, Entry::HOLE);
+    // What changes stays own memory.
+    assert_eq!(p2m.change_ram(hv, Gfn(900), Kind::RamRo, &mut batch), Err(Errno::EINVAL));
+    assert_eq!(p2m.change_ram(hv, Gfn(5), Kind::Special, &mut batch), Err(Errno::EINVAL));
+}
+
+/// Only special pages have one place; that is still theirs if they are mapped there again.
+#[test]
+fn pages_that_stay() {
+    let (host, a, b) = host();
+    let (hv, d, peer) = (&host.hv, host.domain(a), &host.domain(b).p2m);
+    let mut batch = d.p2m.unmapped(hv);
+    for _ in 0..2 {
+        let page = hv.frames.get(d.shared_info, a).unwrap();
+        d.p2m.add_page(hv, Gfn(900), page, Kind::Special, &mut batch).unwrap();
+        assert_eq!(d.p2m.query(hv, Gfn(900)).entry.mfn, d.shared_info);
+    }
+    // The first one is at the number that the frame has in its owner's map.
+    for gfn in [5, 901] {
+        let page = peer.get_page(hv, Gfn(5), Access::Write).unwrap().page;
+        d.p2m.add_page(hv, Gfn(gfn), page, Kind::Foreign, &mut batch).unwrap();
+    }
+    let foreign = Entry { kind: Kind::Foreign, mfn: peer.query(hv, Gfn(5)).entry.mfn };
+    assert_eq!([5, 901].map(|gfn| d.p2m.query(hv, Gfn(gfn)).entry), [foreign; 2]);
+}
+
+#[test]
+fn what_cannot_be_populated_on_demand() {
+    let mut host = TestHost::new(2048, 1);
+    let identity = host.add_identity_domain(1, Mfn(512), 64);
+    let d = host.add_domain(1);
+    let (hv, p2m) = (&host.hv, &host.domain(d).p2m);
+    assert_eq!(host.domain(identity).p2m.add_on_demand(hv, Gfn(0x8000), Order::PAGE), Err(Errno::EINVAL));
+    assert_eq!(p2m.add_on_demand(hv, Gfn(0x8001), Order::LARGE), Err(Errno::EINVAL), "not aligned");
+    assert_eq!(p2m.add_on_demand(hv, Gfn(0x8000), Order::LARGE), Ok(()));
+}
+
+/// What the processor is told: where the table is, and by which name its translations go.
+#[test]
+fn each_map_has_its_table_and_tag() {
+    let (host, a, b) = host();
+    let (one, two) = (&host.domain(a).p2m, &host.domain(b).p2m);
+    assert_eq!(one.root(), host.table(a).root());
+    assert_ne!(one.root(), two.root());
+    assert_ne!(one.tag(), two.tag());
+}
+
+/// Changes elsewhere do not keep a lookup from coming to an end.
+#[test]
+fn a_lookup_amid_other_changes() {
+    let (host, a, _) = host();
+    let (hv, domain) = (host.hv.clone(), host.domain(a).clone());
+    let within = crate::sync::atomic::AtomicBool::new(false);
+    host.table(a).after_get(move || {
+        if !within.swap(true, Ordering::SeqCst) {
+            let batch = &mut domain.p2m.unmapped(&hv);
+            domain.p2m.remove(&hv, Gfn(6), Order::PAGE, |_| Ok(()), batch).unwrap();
+            let frame = hv.frames.alloc_domain(hv.platform.memory(), domain.id, Order::PAGE, Placement::default());
+            domain.p2m.add_ram(&hv, Gfn(6), frame.unwrap(), batch).unwrap();
+            within.store(false, Ordering::SeqCst);
+        }
+    });
+    assert!(host.domain(a).p2m.get_page(&host.hv, Gfn(5), Access::Read).is_ok());
+}
+
 #[test]
 fn identity_map_parks() {
     let mut host = TestHost::new(2048, 1);

@@ -134,7 +134,7 @@ fn virtual_interrupts() {
     evtchn::send_vcpu_virq(&host.hv, host.vcpu(one, 0), VIRQ_DEBUG);
     evtchn::send_global_virq(&host.hv, VIRQ_DOM_EXC);
     evtchn::close(&host.hv, domain, timers[1]).unwrap();
-    evtchn::send_vcpu_virq(&host.hv, host.vcpu(one, 1), VIRQ_TIMER);
+    evtchn::send_timer_virq(&host.hv, host.vcpu(one, 1));
     assert_eq!(consume(&host, one, 1), []);
     assert_eq!(bind(VIRQ_TIMER, 1), Ok(timers[1]));
     // A global one goes to dom0 unless another domain handles it.
