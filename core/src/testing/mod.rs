@@ -101,20 +101,21 @@ impl PhysMemory for TestMemory {
     fn write(&self, to: MachineAddr, from: &[u8]) {
         let mut at = to.0;
         let mut from = from;
+        // Up to the end of a word each time.
         while !from.is_empty() {
-            if at.is_multiple_of(8)
-                && let Some((word, rest)) = from.split_first_chunk::<8>()
-            {
-                if let Some(w) = self.word_to_write(MachineAddr(at)) {
-                    w.store(u64::from_le_bytes(*word), Ordering::Release);
-                }
-                at = at.wrapping_add(8);
-                from = rest;
-                continue;
+            let first = (at % 8) as usize;
+            let (part, rest) = from.split_at(from.len().min(8usize.saturating_sub(first)));
+            let splice = |old: u64| {
+                let mut bytes = old.to_le_bytes();
+                bytes.iter_mut().skip(first).zip(part).for_each(|(to, from)| *to = *from);
+                u64::from_le_bytes(bytes)
+            };
+            if part.len() == 8 {
+                self.store_u64(MachineAddr(at), splice(0));
+            } else {
+                self.update(MachineAddr(at), 8, |old| Some(splice(old)));
             }
-            let Some((&byte, rest)) = from.split_first() else { break };
-            self.update(MachineAddr(at), 1, |_| Some(u64::from(byte)));
-            at = at.wrapping_add(1);
+            at = at.wrapping_add(part.len() as u64);
             from = rest;
         }
     }
