@@ -277,6 +277,7 @@ fn direct_mappings() {
     let mut batch = p2m.unmapped(hv);
     assert_eq!(p2m.add_direct(hv, Gfn(100), Mfn(100), 4, Kind::Mmio), Err(Errno::EINVAL), "RAM");
     assert_eq!(p2m.add_direct(hv, Gfn(10), Mfn(0xfee00), 1, Kind::Mmio), Err(Errno::EEXIST));
+    assert_eq!(p2m.add_direct(hv, Gfn(0xfee00), Mfn(0xfee00), 0, Kind::Mmio), Err(Errno::EINVAL), "nothing");
     p2m.add_direct(hv, Gfn(0xfee00), Mfn(0xfee00), 1024, Kind::Mmio).unwrap();
     assert_eq!(p2m.query(hv, Gfn(0xff000)).order, Order::LARGE);
     assert_eq!(p2m.get_page(hv, Gfn(0xfee01), Access::Read).err(), Some(PageError::NotMemory));

@@ -169,6 +169,55 @@ fn a_consumed_tail_is_not_linked_to() {
     }
 }
 
+/// A guest that changes the tail's word whenever the hypervisor wants to: `change` gets the word as the hypervisor will
+/// find it. Returns what the guest then finds in its queue, and the tail's word before.
+fn with_a_busy_tail(change: fn(u32) -> u32) -> (Vec<Port>, u32) {
+    let (host, _, one, _) = host();
+    let mut guest = FifoGuest::new(&host, one, 1);
+    let (a, b) = (ipi(&host, one, 0), ipi(&host, one, 0));
+    assert_eq!((a, b), (Port(1), Port(2)));
+    send(&host, one, a);
+    let tail = guest.word(a);
+    let active = Arc::new(crate::sync::atomic::AtomicBool::new(true));
+    let on = active.clone();
+    host.machine.memory.before_change.call_once(|| {
+        alloc::boxed::Box::new(move |memory| {
+            if on.load(Ordering::SeqCst) {
+                memory.store_u32(tail, change(memory.load_u32(tail)));
+            }
+        })
+    });
+    send(&host, one, b);
+    active.store(false, Ordering::SeqCst);
+    let word = guest.memory.load_u32(tail);
+    if word & EVTCHN_FIFO_LINKED == 0 {
+        // It was consumed meanwhile.
+        guest.memory.store_u32(tail, 0);
+        guest.heads[0][EVTCHN_FIFO_PRIORITY_DEFAULT as usize] = 0;
+    }
+    (guest.consume(&host, one, 0, 99), word)
+}
+
+#[test]
+fn a_tail_that_does_not_hold_still() {
+    // Until it is told to leave the word alone.
+    let polite = |word| if word & EVTCHN_FIFO_BUSY == 0 { word ^ EVTCHN_FIFO_MASKED } else { word & !EVTCHN_FIFO_MASKED };
+    let (found, word) = with_a_busy_tail(polite);
+    assert_eq!(found, [Port(1), Port(2)]);
+    assert_eq!(word & EVTCHN_FIFO_BUSY, 0);
+    // For ever: its own loss, but the hypervisor comes to an end.
+    let (_, word) = with_a_busy_tail(|word| word ^ EVTCHN_FIFO_MASKED);
+    assert_eq!(word & EVTCHN_FIFO_BUSY, 0);
+    // It consumes the tail when it is told.
+    let late = |word| match word & EVTCHN_FIFO_BUSY {
+        0 => word ^ EVTCHN_FIFO_MASKED,
+        _ => word & !EVTCHN_FIFO_LINKED,
+    };
+    let (found, word) = with_a_busy_tail(late);
+    assert_eq!(found, [Port(2)]);
+    assert_eq!(word & EVTCHN_FIFO_BUSY, 0);
+}
+
 /// What a guest left in the link of the last event is no link.
 #[test]
 fn a_stray_link_is_replaced() {
