@@ -153,13 +153,9 @@ pub fn close_for_hypervisor(hv: &Hypervisor, domain: &Arc<Domain>, port: Port) -
 fn close_any(hv: &Hypervisor, domain: &Arc<Domain>, port: Port, hypervisors: Option<bool>) -> Result<(), Errno> {
     let channel = domain.events.channel(port)?;
     for _ in 0..CLOSE_ATTEMPTS {
-        let peer = {
-            let state = channel.state.lock();
-            match &state.binding {
-                Binding::Free => return Err(Errno::EINVAL),
-                Binding::Interdomain { remote, .. } => remote.upgrade(),
-                _ => None,
-            }
+        let peer = match &channel.state.lock().binding {
+            Binding::Interdomain { remote, .. } => remote.upgrade(),
+            _ => None,
         };
         // Dropped after the guards: the other domain may go with this reference.
         let other = peer.as_ref().unwrap_or(domain);

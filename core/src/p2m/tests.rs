@@ -198,6 +198,27 @@ fn pages_that_stay() {
     }
     let foreign = Entry { kind: Kind::Foreign, mfn: peer.query(hv, Gfn(5)).entry.mfn };
     assert_eq!([5, 901].map(|gfn| d.p2m.query(hv, Gfn(gfn)).entry), [foreign; 2]);
+    // Where its owner has it is no business of others.
+    d.p2m.remove(hv, Gfn(5), Order::PAGE, |_| Ok(()), &mut batch).unwrap();
+    assert_eq!(hv.frames.gfn(foreign.mfn), Some(Gfn(5)));
+}
+
+/// No processor keeps anything of a hole, but for a pointer to an empty table where a large mapping comes.
+#[test]
+fn filling_a_hole_needs_no_flush() {
+    let mut host = TestHost::new(2048, 1);
+    let d = host.add_domain_with(1, 0);
+    let (hv, p2m) = (&host.hv, &host.domain(d).p2m);
+    let flushes = || host.machine.flushes.load(Ordering::SeqCst);
+    let before = flushes();
+    for (gfn, order) in [(0x8000, Order::LARGE), (0x8201, Order::PAGE), (0x8200 + 0x200, Order::LARGE)] {
+        p2m.add_on_demand(hv, Gfn(gfn), order).unwrap();
+    }
+    // Between two blocks: the hole is as large as what fills it.
+    p2m.add_on_demand(hv, Gfn(0x8800), Order::LARGE).unwrap();
+    assert_eq!(p2m.query(hv, Gfn(0x8600)).order, Order::LARGE);
+    p2m.add_on_demand(hv, Gfn(0x8600), Order::LARGE).unwrap();
+    assert_eq!(flushes(), before);
 }
 
 #[test]

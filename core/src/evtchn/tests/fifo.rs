@@ -201,7 +201,8 @@ fn with_a_busy_tail(change: fn(u32) -> u32) -> (Vec<Port>, u32) {
 #[test]
 fn a_tail_that_does_not_hold_still() {
     // Until it is told to leave the word alone.
-    let polite = |word| if word & EVTCHN_FIFO_BUSY == 0 { word ^ EVTCHN_FIFO_MASKED } else { word & !EVTCHN_FIFO_MASKED };
+    let polite =
+        |word| if word & EVTCHN_FIFO_BUSY == 0 { word ^ EVTCHN_FIFO_MASKED } else { word & !EVTCHN_FIFO_MASKED };
     let (found, word) = with_a_busy_tail(polite);
     assert_eq!(found, [Port(1), Port(2)]);
     assert_eq!(word & EVTCHN_FIFO_BUSY, 0);
