@@ -241,13 +241,13 @@ pub fn bind_vcpu(domain: &Arc<Domain>, port: Port, vcpu: VcpuId) -> Result<(), E
     Ok(())
 }
 
-/// What a port is bound to, in the ABI's words. `dom` and `port` of the result are those asked for.
+/// What a port is bound to, in the ABI's words. `dom` is the caller's to fill in.
 ///
 /// # Errors
 /// `EINVAL`: no such port.
 pub fn status(domain: &Arc<Domain>, port: Port) -> Result<Status, Errno> {
     let state = domain.events.channel(port)?.state.lock();
-    let mut status = Status { port: port.0, dom: domain.id.0, ..Status::default() };
+    let mut status = Status { port: port.0, ..Status::default() };
     (status.status, status.peer, status.peer_port) = match &state.binding {
         Binding::Free => (EVTCHNSTAT_CLOSED, 0, 0),
         Binding::Unbound { remote } => (EVTCHNSTAT_UNBOUND, u32::from(remote.0), 0),

@@ -103,11 +103,9 @@ fn send(caller: &Caller<'_>, args: Args) -> OpResult {
 }
 
 fn status(caller: &Caller<'_>, args: Args) -> OpResult {
-    let mut a: Status = caller.read(args.handle(1))?;
+    let a: Status = caller.read(args.handle(1))?;
     let found = super::status(&caller.target(a.dom)?, Port(a.port))?;
-    // The caller's name for the domain stays.
-    a = Status { dom: a.dom, ..found };
-    caller.write(args.handle(1), &a)?;
+    caller.write(args.handle(1), &Status { dom: a.dom, ..found })?;
     SUCCESS
 }
 
