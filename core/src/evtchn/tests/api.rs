@@ -331,11 +331,19 @@ fn the_hypervisor_holds_ports_of_its_own() {
     assert_eq!(evtchn::close(&host.hv, guest, port), Err(Errno::EINVAL));
     assert_eq!(evtchn::bind_vcpu(guest, port, VcpuId(1)), Err(Errno::EINVAL));
     assert_eq!(evtchn::notify(&host.hv, control, near), Err(Errno::EINVAL));
+    let pending = shared(guest, shared_info::EVTCHN_PENDING);
+    memory(&host).fetch_or_u64(pending, 1 << port.0);
+    set_mask(&host, one, port, true);
+    assert_eq!(evtchn::is_pending(&host.hv, guest, port), Ok(false), "what a guest wrote");
+    assert_eq!(evtchn::unmask(&host.hv, guest, port), Ok(()));
+    assert!(bit(&host, one, shared_info::EVTCHN_MASK, port));
     assert_eq!(evtchn::reset(&host.hv, guest, false, || true), Ok(true));
     assert_eq!(peer(&host, one, port).0, EVTCHNSTAT_INTERDOMAIN, "reset leaves it");
     assert_eq!(evtchn::close_for_hypervisor(&host.hv, guest, port), Ok(()));
     assert_eq!(peer(&host, dom0, near).0, EVTCHNSTAT_UNBOUND);
     assert_eq!(Arc::strong_count(&counter), 1);
+    memory(&host).fetch_or_u64(pending, 1 << port.0);
+    assert_eq!(evtchn::is_pending(&host.hv, guest, port), Ok(false), "a free port");
 }
 
 #[test]

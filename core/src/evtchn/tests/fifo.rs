@@ -262,6 +262,22 @@ fn a_tail_that_moved_to_another_queue_is_forgotten() {
     assert_eq!(guest.consume(&host, one, 1, 99), [moving]);
 }
 
+/// As above, but it is the port's next user who moved.
+#[test]
+fn a_tail_that_was_closed_is_forgotten() {
+    let (host, _, one, _) = host();
+    let mut guest = FifoGuest::new(&host, one, 1);
+    let (port, other) = (ipi(&host, one, 0), ipi(&host, one, 0));
+    send(&host, one, port);
+    assert_eq!(guest.consume(&host, one, 0, 99), [port]);
+    evtchn::close(&host.hv, host.domain(one), port).unwrap();
+    assert_eq!(ipi(&host, one, 1), port);
+    send(&host, one, port);
+    send(&host, one, other);
+    assert_eq!(guest.consume(&host, one, 0, 99), [other]);
+    assert_eq!(guest.consume(&host, one, 1, 99), [port]);
+}
+
 #[test]
 fn masked_events_are_linked_by_unmask() {
     let (host, _, one, _) = host();
