@@ -90,11 +90,11 @@ impl Table {
         self.open = self.open.saturating_sub(1);
     }
 
-    /// The lowest free port from `next` up; the bitmap grows to hold it.
+    /// The lowest free port from `next` up; the bitmap grows to hold it: by a word beyond those that are full.
     fn free_from(&mut self, next: u32) -> Result<Port, Errno> {
         let mut index = (next / 64) as usize;
-        // Ports below `next` count as used within the first word.
-        let mut skip = 1u64.wrapping_shl(next % 64).wrapping_sub(1);
+        // Ports below `next` count as used within the first word (shifts are modulo 64, here and below).
+        let mut skip = 1u64.wrapping_shl(next).wrapping_sub(1);
         loop {
             if index >= self.used.len() {
                 self.used.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
@@ -107,9 +107,6 @@ impl Table {
                 let port = (index as u32).wrapping_mul(64).wrapping_add(free.trailing_zeros());
                 return Ok(Port(port));
             }
-            if index >= EVTCHN_FIFO_NR_CHANNELS as usize / 64 {
-                return Err(Errno::ENOSPC);
-            }
             skip = 0;
             index = index.saturating_add(1);
         }
@@ -117,14 +114,14 @@ impl Table {
 
     fn set_used(&mut self, port: Port, used: bool) {
         if let Some(word) = self.used.get_mut((port.0 / 64) as usize) {
-            let bit = 1u64.wrapping_shl(port.0 % 64);
+            let bit = 1u64.wrapping_shl(port.0);
             *word = if used { *word | bit } else { *word & !bit };
         }
     }
 
     /// The lowest port in use from `from` up.
     pub(super) fn open_from(&self, from: Port) -> Option<Port> {
-        let mut skip = 1u64.wrapping_shl(from.0 % 64).wrapping_sub(1);
+        let mut skip = 1u64.wrapping_shl(from.0).wrapping_sub(1);
         for (index, word) in self.used.iter().enumerate().skip((from.0 / 64) as usize) {
             // Port 0 is marked used, but is none.
             let reserved = u64::from(index == 0);
