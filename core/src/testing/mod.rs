@@ -141,7 +141,8 @@ impl PhysMemory for TestMemory {
         words.unwrap_or_default().iter().for_each(|word| word.store(0, Ordering::Release));
     }
     fn load_u32(&self, at: MachineAddr) -> u32 {
-        self.word(at).map_or(u32::MAX, |w| (w.load(Ordering::SeqCst) >> (at.0 % 8 / 4 * 32)) as u32)
+        let shift = if at.0 & 4 == 0 { 0 } else { 32 };
+        self.word(at).map_or(u32::MAX, |w| (w.load(Ordering::SeqCst) >> shift) as u32)
     }
     fn store_u32(&self, at: MachineAddr, value: u32) {
         self.update(at, 4, |_| Some(u64::from(value)));
