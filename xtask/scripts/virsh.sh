@@ -59,6 +59,12 @@ is "$(virsh ttyconsole one | head -n 1)" "$(xenstore-read "/local/domain/$(xl do
 is "$(in_guest one "md5sum /dev/xvda" | cut -d' ' -f1)" "$sum" || fail disk
 ok information
 
+# The scenario types here, when it sees what the guest says.
+in_guest one "{ while sleep 1; do echo still he''re; done & }" >/dev/null || fail "a guest that talks"
+setsid cttyhack virsh console one || fail console
+in_guest one true || fail "the guest after its console"
+ok console
+
 quiet suspend one
 is "$(state)" "paused (user)" || fail suspend
 xl list one | grep -q -- '-[b-]p---' || { xl list; fail "suspend is a pause"; }

@@ -28,7 +28,8 @@ pub(crate) struct Options {
     #[arg(long)]
     load: Option<usize>,
     /// How many: migrations of each guest [default: 20], guests [guests: 1000, scale: 200], kills of a kind [killed: 20],
-    /// ways there and back [two-machines: 3]
+    /// ways there and back [two-machines: 3,
+    /// virsh-migrate: 1]
     #[arg(long)]
     rounds: Option<u64>,
     /// The first attack's seed (hostile only)
@@ -53,6 +54,7 @@ const SOAKS: &[(&str, &str)] = &[
     ("crowd", "8 guests on 2 CPUs under load, all of them responsive (60 minutes)"),
     ("scale", "small guests live at once, and one more costs no more than the first (200 guests)"),
     ("two-machines", "a guest moves between two machines, also between Radon and Xen; the network breaks (3 rounds)"),
+    ("virsh-migrate", "libvirt moves a guest between two machines, also between Radon and Xen, and fails to (1 round)"),
     ("streams", "what Debian's Xen saved is restored, and the other way round (4 boots)"),
 ];
 
@@ -72,10 +74,7 @@ pub(crate) fn soak(options: &Options) -> Result<bool> {
     let lab = Lab { debian, hypervisor, xen: options.xen };
     match name {
         "mixed" => one(&lab, &scenarios::soak("soak-mixed", options.minutes.unwrap_or(10) * 60)),
-        "streams" => {
-            let all = scenarios::soak_streams();
-            all.iter().map(|s| one(&lab, s)).try_fold(true, |good, this| Ok(good & this?))
-        }
+        "streams" => each(&lab, &scenarios::soak_streams()),
         "coredump" => one(&lab, &scenarios::soak_coredump()),
         "migrate" => one(&lab, &scenarios::soak_migrate(options.rounds.unwrap_or(20))),
         "hostile" => one(&lab, &scenarios::hostile("soak-hostile", options.minutes.unwrap_or(60) * 60, options.seed)),
@@ -83,10 +82,8 @@ pub(crate) fn soak(options: &Options) -> Result<bool> {
         "guests" => one(&lab, &scenarios::soak_guests(options.rounds.unwrap_or(1000))),
         "crowd" => one(&lab, &scenarios::soak_crowd(options.minutes.unwrap_or(60) * 60)),
         "scale" => one(&lab, &scenarios::soak_scale(options.rounds.unwrap_or(200))),
-        "two-machines" => {
-            let all = scenarios::soak_two_machines(options.rounds.unwrap_or(3));
-            all.iter().map(|s| one(&lab, s)).try_fold(true, |good, this| Ok(good & this?))
-        }
+        "two-machines" => each(&lab, &scenarios::soak_two_machines(options.rounds.unwrap_or(3))),
+        "virsh-migrate" => each(&lab, &scenarios::soak_virsh_migrate(options.rounds.unwrap_or(1))),
         _ => boots(&lab, options),
     }
 }
@@ -114,6 +111,11 @@ fn one(lab: &Lab, scenario: &Scenario) -> Result<bool> {
         Some(why) => println!("FAILED  {why}\n0 passed, 1 failed, 0 skipped"),
     }
     Ok(failure.is_none())
+}
+
+/// A soak that is several machines, one after the other.
+fn each(lab: &Lab, scenarios: &[Scenario]) -> Result<bool> {
+    scenarios.iter().map(|scenario| one(lab, scenario)).try_fold(true, |good, this| Ok(good & this?))
 }
 
 fn boots(lab: &Lab, options: &Options) -> Result<bool> {
