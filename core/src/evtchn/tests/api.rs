@@ -8,6 +8,7 @@ use crate::types::{Gfn, Mfn};
 use radon_abi::errno::Errno;
 use radon_abi::event_channel::*;
 use radon_abi::xen::*;
+use zerocopy::IntoBytes;
 
 /// An interdomain channel: the port in `a` and the port in `b`. `a`'s first event is consumed.
 fn connect(host: &TestHost, a: DomainId, b: DomainId) -> (Port, Port) {
@@ -233,6 +234,22 @@ fn registering_vcpu_info_moves_what_is_pending() {
     assert_eq!(consume(&host, one, 0), [far]);
     assert_eq!(VcpuEvents::register_info(&host.hv, vcpu, pin(), 0), Err(Errno::EINVAL), "only once");
     assert_eq!(Pin::new(&host.hv, host.domain(one), Gfn(1 << 40)).err(), Some(Errno::EINVAL));
+}
+
+/// The shared information page has places for 32; the others begin with upcalls masked, for what that is worth.
+#[test]
+fn a_vcpu_that_had_no_place_for_events() {
+    let mut host = TestHost::new(320, 1);
+    let d = host.add_domain(33);
+    for (id, masked) in [(31, 0), (32, 1)] {
+        let vcpu = host.vcpu(d, id);
+        assert_eq!(vcpu.events.info().is_some(), id == 31);
+        let pin = Pin::new(&host.hv, host.domain(d), Gfn(5)).unwrap();
+        assert_eq!(VcpuEvents::register_info(&host.hv, vcpu, pin, 64 * (id - 31)), Ok(()));
+        let mut info = VcpuInfo::default();
+        memory(&host).read(vcpu.events.info().unwrap(), info.as_mut_bytes());
+        assert_eq!((info.evtchn_upcall_mask, info.evtchn_upcall_pending), (masked, 1));
+    }
 }
 
 #[test]
