@@ -343,6 +343,16 @@ fn transitive_grants() {
     f.grant2(f.other, 41, f.guest, GTF_TRANSITIVE, u32::from(f.guest.0), 20);
     f.grant2(f.guest, 23, f.dom0, GTF_TRANSITIVE, u32::from(f.other.0), 41);
     assert_eq!(f.copy(f.dom0, ptr(f.guest, 23, 0), own(5, 0), 8, SRC), GNTST_GENERAL_ERROR);
+    // Nor if it ends at a frame: to itself, or two steps further.
+    f.grant2(f.guest, 24, f.dom0, GTF_TRANSITIVE, u32::from(f.guest.0), 25);
+    f.grant2(f.guest, 25, f.guest, GTF_PERMIT_ACCESS, 0, 30);
+    assert_eq!(f.copy(f.dom0, ptr(f.guest, 24, 0), own(5, 0), 8, SRC), GNTST_GENERAL_ERROR);
+    f.grant2(f.guest, 26, f.dom0, GTF_TRANSITIVE, u32::from(f.other.0), 42);
+    f.grant2(f.other, 42, f.guest, GTF_TRANSITIVE, u32::from(f.dom0.0), 43);
+    f.grant(f.dom0, 43, f.other, 30, GTF_PERMIT_ACCESS);
+    assert_eq!(f.copy(f.dom0, ptr(f.guest, 26, 0), own(5, 0), 8, SRC), GNTST_GENERAL_ERROR);
+    assert_eq!([24, 25, 26].map(|g| f.status(f.guest, g)), [0; 3]);
+    assert_eq!((f.status(f.other, 42), f.flags(f.dom0, 43)), (0, GTF_PERMIT_ACCESS));
     assert_eq!([20, 21, 22, 23].map(|g| f.status(f.guest, g)), [0; 4]);
     assert_eq!(f.status(f.other, 41), 0);
 }
