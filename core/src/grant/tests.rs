@@ -247,6 +247,7 @@ fn copies() {
     assert_eq!(f.copy(f.dom0, own(6, 8), ptr(f.other, 10, 0), 8, DST), 0);
     assert_eq!(f.get(f.other, 30 << 12), 0x1122_3344_5566_7788);
     assert_eq!(f.copy(f.dom0, own(5, 0), own(5, 4), 4000, 0), 0, "overlapping");
+    assert_eq!(f.get(f.dom0, 5 << 12 | 8) as u32, 0x1122_3344);
     assert_eq!((f.flags(f.guest, 9), f.flags(f.other, 10)), (GTF_PERMIT_ACCESS | GTF_READONLY, GTF_PERMIT_ACCESS));
 
     assert_eq!(f.copy(f.dom0, own(5, 0), ptr(f.guest, 9, 0), 8, DST), GNTST_GENERAL_ERROR, "read-only");

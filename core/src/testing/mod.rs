@@ -120,6 +120,7 @@ impl PhysMemory for TestMemory {
         }
     }
     fn copy(&self, to: MachineAddr, from: MachineAddr, len: u64) {
+        assert!(from.0.abs_diff(to.0) >= len, "{from} and {to} overlap within {len} bytes");
         let mut buffer = [0u8; 64];
         let mut done = 0;
         while done < len {
