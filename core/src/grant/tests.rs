@@ -396,7 +396,7 @@ fn swapping_entries() {
 #[test]
 fn handles_have_a_limit_and_arrays_are_continued() {
     let f = fixture();
-    f.domain(f.dom0).grants.set_limits(64, 1);
+    f.domain(f.dom0).grants.set_limits(64, 2);
     f.grant(f.guest, 9, f.dom0, 20, GTF_PERMIT_ACCESS);
     let request = |n: u64| MapGrantRef {
         host_addr: (0x1000 + n) << 12,
@@ -408,16 +408,28 @@ fn handles_have_a_limit_and_arrays_are_continued() {
     // More than one budget, in memory of 64 frames.
     let all: Vec<MapGrantRef> = (0..600).map(request).collect();
     let done = f.call(f.dom0, GNTTABOP_MAP_GRANT_REF, &all).unwrap();
-    assert!(done[..256].iter().all(|r| r.status == 0));
-    assert!(done[256..].iter().all(|r| r.status == GNTST_NO_SPACE));
+    assert!(done[..512].iter().all(|r| r.status == 0));
+    assert!(done[512..].iter().all(|r| r.status == GNTST_NO_SPACE));
+    let seen: Vec<(u32, u64)> =
+        f.domain(f.dom0).grants.mapped().into_iter().map(|m| (m.handle, m.gfn.0 << 12)).collect();
+    let made: Vec<(u32, u64)> = done[..512].iter().map(|r| (r.handle, r.host_addr)).collect();
+    assert_eq!(seen, made, "what audits see");
     let unmap = |r: &MapGrantRef| UnmapGrantRef { host_addr: r.host_addr, handle: r.handle, ..Default::default() };
-    let unmaps: Vec<UnmapGrantRef> = done[..256].iter().map(unmap).collect();
+    let unmaps: Vec<UnmapGrantRef> = done[..512].iter().map(unmap).collect();
     let flushes = f.host.machine.flushes.load(crate::sync::atomic::Ordering::SeqCst);
     let done = f.call(f.dom0, GNTTABOP_UNMAP_GRANT_REF, &unmaps).unwrap();
     assert!(done.iter().all(|r| r.status == 0));
     let flushed = f.host.machine.flushes.load(crate::sync::atomic::Ordering::SeqCst) - flushes;
-    assert_eq!(flushed, 256 / 32);
+    assert_eq!(flushed, 512 / 32);
     assert_eq!(f.flags(f.guest, 9), GTF_PERMIT_ACCESS);
+}
+
+/// As many as the limit says, also beyond the default.
+#[test]
+fn a_handle_for_each_mapping() {
+    let mut handles = handles::Handles::new(300);
+    let all = core::iter::from_fn(|| handles.reserve(|| true));
+    assert!(all.eq(0..300 * 256));
 }
 
 #[test]
