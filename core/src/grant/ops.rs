@@ -244,13 +244,8 @@ fn single<T: FromBytes + FromZeros + IntoBytes>(caller: &Caller<'_>, args: Args)
 fn setup_table(caller: &Caller<'_>, args: Args) -> OpResult {
     let mut request: abi::SetupTable = single(caller, args)?;
     let result = target(caller, request.dom).and_then(|domain| {
-        let mut table = domain.grants.table.lock();
-        if request.nr_frames > table.max_frames(Part::Shared) {
-            return Err(GENERAL);
-        }
-        table.grow(caller.hv, domain.id, request.nr_frames).map_err(|_| GENERAL)?;
-        drop(table);
-        Ok(domain)
+        let grown = domain.grants.table.lock().grow(caller.hv, domain.id, request.nr_frames);
+        grown.map(|()| domain).map_err(|_| GENERAL)
     });
     let result = match result {
         Err(status) => Err(status),

@@ -372,8 +372,24 @@ fn sizes_and_setup() {
     assert_eq!(query(DOMID_SELF).nr_frames, 3);
     assert_eq!(f.call(f.guest, GNTTABOP_SETUP_TABLE, &[setup(65)]).unwrap()[0].status, GNTST_GENERAL_ERROR);
     assert_eq!(f.call(f.guest, GNTTABOP_SETUP_TABLE, &[setup(1), setup(1)]).err(), Some(Errno::EINVAL));
-    f.domain(f.guest).grants.set_limits(2, 1);
+    let (hv, grants) = (&f.host.hv, &f.domain(f.guest).grants);
+    let frame = |part, index| grants.frame(hv, f.guest, part, index).map(|_| ());
+    assert_eq!(frame(Part::Status, 1), Err(Errno::EINVAL), "not in version 1");
+    assert_eq!(query(DOMID_SELF).nr_frames, 3);
+    assert_eq!((frame(Part::Shared, 64), frame(Part::Shared, 1 << 32)), (Err(Errno::EINVAL), Err(Errno::EINVAL)));
+    f.version2(f.guest);
+    assert_eq!((frame(Part::Status, 7), frame(Part::Status, 8)), (Ok(()), Err(Errno::EINVAL)));
+    assert_eq!(f.call(f.guest, GNTTABOP_SETUP_TABLE, &[setup(64)]).unwrap()[0].status, 0);
+    grants.set_limits(2, 1);
     assert_eq!(query(DOMID_SELF).max_nr_frames, 2);
+}
+
+#[test]
+fn counts_are_not_negative() {
+    let f = fixture();
+    let call = |count| grant_table_op(&f.host.caller(f.guest, 0), Args([GNTTABOP_COPY.into(), ARG, count, 0, 0, 0]));
+    assert!(matches!(call(i32::MAX as u64), Ok(Outcome::Continue(_))));
+    assert!(matches!(call(i32::MAX as u64 + 1), Err(Errno::EINVAL)));
 }
 
 #[test]
