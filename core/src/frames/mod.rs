@@ -435,8 +435,9 @@ impl FrameAllocator {
     /// # Errors
     /// `ENOMEM`: not enough is free; nothing has changed.
     pub fn set_reserve(&self, domain: DomainId, frames: u64) -> Result<(), Errno> {
-        let mut heap = self.heap.lock();
+        // First, since it may be allocated, and so draw frames.
         let account = self.account(domain);
+        let mut heap = self.heap.lock();
         let had = account.reserved();
         if frames.saturating_sub(had) > heap.unpromised() {
             return Err(Errno::ENOMEM);
@@ -486,8 +487,9 @@ impl FrameAllocator {
     /// # Errors
     /// `EINVAL`: it has a claim, has as many frames already, or may not have that many. `ENOMEM`: not enough is free.
     pub fn claim(&self, domain: DomainId, frames: u64) -> Result<(), Errno> {
-        let mut heap = self.heap.lock();
+        // First, since it may be allocated, and so draw frames.
         let account = self.account(domain);
+        let mut heap = self.heap.lock();
         let had = account.claimed();
         if frames == 0 {
             heap.claimed = heap.claimed.saturating_sub(had);
