@@ -84,9 +84,6 @@ pub fn write_time_info(memory: &dyn PhysMemory, vcpu_info: MachineAddr, info: &V
 
 /// Writes the domain's wall clock into its shared information page.
 pub fn publish_wall_clock(hv: &Hypervisor, domain: &Domain) {
-    let offset = domain.time.offset().saturating_mul(SECOND as i64);
-    let wall = hv.timers.wall_clock.at_boot(hv).saturating_add_signed(offset);
-    let (seconds, nanoseconds) = (wall / SECOND, wall % SECOND);
     let (at, high) = match domain.events.is_compat() {
         true => (shared_info::COMPAT_WC_VERSION, shared_info::COMPAT_WC_SEC_HI),
         false => (shared_info::WC_VERSION, shared_info::WC_SEC_HI),
@@ -97,7 +94,11 @@ pub fn publish_wall_clock(hv: &Hypervisor, domain: &Domain) {
             memory.store_u32(field, value);
         }
     };
+    // What it is now is read under the lock, so that the last one to write has seen what all set that came before.
     let mut version = domain.time.version.lock();
+    let offset = domain.time.offset().saturating_mul(SECOND as i64);
+    let wall = hv.timers.wall_clock.at_boot(hv).saturating_add_signed(offset);
+    let (seconds, nanoseconds) = (wall / SECOND, wall % SECOND);
     store(at, version.wrapping_add(1));
     // Truncations: the parts of a 64-bit count, and a number below 10^9.
     store(at.wrapping_add(4), seconds as u32);
