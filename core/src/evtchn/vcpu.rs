@@ -1,8 +1,9 @@
 //! A vCPU's part in event delivery: where its `vcpu_info` is, which ports its VIRQs have, what it polls.
 //!
-//! [`VcpuEvents::info`] moves at most once, when the guest registers a place of its own. Senders read it without a lock:
-//! they write, then look whether it moved meanwhile, and if so write again. The registration in turn marks everything
-//! pending after the move, so an event that was under way to the old place is never lost.
+//! [`VcpuEvents::info`] moves at most once, when the guest registers a place of its own. Senders read it without a lock,
+//! after they made the event pending in the bitmap or linked it into its queue. The registration marks everything pending
+//! after the move, so the guest looks there, and finds an event that was on its way to the old place, too. All of it is
+//! sequentially consistent. It moves back only while no channel is open, so nobody writes to a frame that was given back.
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use alloc::sync::Arc;
@@ -131,29 +132,19 @@ impl VcpuEvents {
     /// Sets `evtchn_upcall_pending`, and before it the selector bit for `word` of the pending bitmap if given. Returns
     /// whether the guest has to be told: the upcall was not pending yet.
     pub(super) fn mark(&self, memory: &dyn PhysMemory, word: Option<u32>, compat: bool) -> bool {
-        let mut raised = false;
-        // Moves at most once in a vCPU's life and once back on reset: two rounds see it through.
-        for _ in 0..3 {
-            let Some(at) = self.info() else { return raised };
-            let news = match word {
-                Some(word) if compat => {
-                    let bit = 1u32.wrapping_shl(word);
-                    memory.fetch_or_u32(field(at, vcpu_info::COMPAT_PENDING_SEL), bit) & bit == 0
-                }
-                Some(word) => {
-                    let bit = 1u64.wrapping_shl(word);
-                    memory.fetch_or_u64(field(at, vcpu_info::PENDING_SEL), bit) & bit == 0
-                }
-                None => true,
-            };
-            if news && memory.fetch_or_u8(field(at, vcpu_info::UPCALL_PENDING), 1) & 1 == 0 {
-                raised = true;
+        let Some(at) = self.info() else { return false };
+        let news = match word {
+            Some(word) if compat => {
+                let bit = 1u32.wrapping_shl(word);
+                memory.fetch_or_u32(field(at, vcpu_info::COMPAT_PENDING_SEL), bit) & bit == 0
             }
-            if self.info() == Some(at) {
-                break;
+            Some(word) => {
+                let bit = 1u64.wrapping_shl(word);
+                memory.fetch_or_u64(field(at, vcpu_info::PENDING_SEL), bit) & bit == 0
             }
-        }
-        raised
+            None => true,
+        };
+        news && memory.fetch_or_u8(field(at, vcpu_info::UPCALL_PENDING), 1) & 1 == 0
     }
 
     /// The vCPU starts to poll: `Some(port)` for one port, `None` for several. From here on an event wakes it with
