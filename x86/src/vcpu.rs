@@ -7,13 +7,13 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use radon_abi::errno::Errno;
 use radon_abi::guest_context::VcpuGuestContext;
 use radon_abi::vcpu::HvmContext;
 use radon_core::domain::Domain;
 use radon_core::platform::ArchVcpu;
+use radon_core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use radon_core::sync::{Lock, Rank};
 use radon_core::vcpu::Vcpu;
 
@@ -45,7 +45,8 @@ pub struct X86Vcpu {
     pub lapic: Arc<LapicShared>,
     /// Vector that event upcalls raise in the local APIC; 0 if upcalls use the domain's callback.
     pub upcall_vector: AtomicU8,
-    /// An upcall with that vector waits until the guest turns its local APIC on.
+    /// An upcall with that vector waits until the guest turns its local APIC on. Who raises it says so, then looks whether the
+    /// APIC is on; who turns it on looks here afterwards.
     pub upcall_waits: AtomicBool,
     /// An NMI waits to be delivered.
     pub nmi_pending: AtomicBool,

@@ -7,7 +7,8 @@
 //! a sender posts first and looks at the idle mark after: one of them sees the other.
 
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU32, Ordering};
+
+use radon_core::sync::atomic::{AtomicU32, Ordering};
 
 use super::vectors::place;
 use crate::devices::interrupt::{DeliveryMode, FIRST_LEGAL_VECTOR, Message, Trigger};
@@ -99,11 +100,12 @@ impl LapicShared {
         self.events.load(Ordering::SeqCst) != 0
     }
 
-    /// Whether the APIC takes fixed interrupts (enabled in base MSR and spurious vector register).
+    /// Whether the APIC takes fixed interrupts (enabled in base MSR and spurious vector register). Sequentially consistent: see
+    /// [`crate::vcpu::X86Vcpu::upcall_waits`].
     #[must_use]
     pub fn is_software_enabled(&self) -> bool {
         let both = MATCH_ENABLED | MATCH_SOFTWARE_ENABLED;
-        self.matching.load(Ordering::Relaxed) & both == both
+        self.matching.load(Ordering::SeqCst) & both == both
     }
 
     /// Requests an interrupt, whatever the destination registers say. Returns whether the owner has to be told: false if
