@@ -26,6 +26,12 @@ pub mod atomic {
     };
 }
 
+#[cfg(feature = "interleave")]
+pub(crate) use radon_interleave::lock::{RwLock, RwLockReadGuard};
+/// A lock for many readers or one writer. It has no rank, so nobody may wait to hold it for writing.
+#[cfg(not(feature = "interleave"))]
+pub(crate) use spin::{RwLock, RwLockReadGuard};
+
 /// Where tests choose which thread goes on: others have to before this one can.
 pub(crate) fn let_others_go_on() {
     #[cfg(feature = "interleave")]

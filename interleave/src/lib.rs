@@ -17,11 +17,16 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner, current, thread};
 
+use stretches::Stretches;
+
+pub mod lock;
+mod stretches;
+
 /// Stores that a thread's buffer holds.
 const BUFFERED: usize = 6;
 /// Steps after which a race does not end. Only loops that wait for ever take that many.
 const STEPS_MAX: usize = 200_000;
-/// Threads whose order the second half of the schedules changes at this many places.
+/// Places where a third of the schedules changes the order of the threads.
 const CHANGES: usize = 3;
 /// Interleavings of each test.
 const TIMES: usize = 240;
@@ -68,6 +73,12 @@ impl Memory {
         self.buffers.push_back(store);
     }
 
+    /// The word at an address is no more.
+    fn forget(&mut self, at: usize) {
+        self.buffers.retain(|store| store.at != at);
+        self.arrived.remove(&at);
+    }
+
     /// What a thread sees at an address, if that is not what is there.
     fn own(&self, thread: usize, at: usize) -> Option<u64> {
         self.buffers.iter().rev().find(|store| store.thread == thread && store.at == at).map(|store| store.value)
@@ -110,6 +121,17 @@ pub fn step() {
     }
 }
 
+shuttle::thread_local! {
+    /// Which part of the race this thread is.
+    static PART: Cell<usize> = Cell::new(0);
+}
+
+/// Which of the parts of [`race`] calls this, counted from 0; outside of a race it is 0.
+#[must_use]
+pub fn part() -> usize {
+    if racing() { PART.with(Cell::get) } else { 0 }
+}
+
 thread_local! {
     static STEP: shuttle::sync::atomic::AtomicBool = const { shuttle::sync::atomic::AtomicBool::new(false) };
 }
@@ -133,8 +155,9 @@ pub fn wait() {
 pub fn race(parts: Vec<Box<dyn FnOnce() + Send + '_>>) {
     RACING.set(true);
     thread::scope(|scope| {
-        for part in parts {
+        for (number, part) in parts.into_iter().enumerate() {
             scope.spawn(move || {
+                PART.with(|this| this.set(number));
                 part();
                 release();
             });
@@ -146,12 +169,18 @@ pub fn race(parts: Vec<Box<dyn FnOnce() + Send + '_>>) {
 /// Performs a test, which has a [`race`] in it, with many different choices: so many as the environment's
 /// `RADON_INTERLEAVINGS` says, or a few that take a second.
 pub fn explore(test: fn()) {
+    explore_more(1, test);
+}
+
+/// As [`explore`], with so many times more choices, for what is found seldom.
+pub fn explore_more(factor: usize, test: fn()) {
     let times = std::env::var("RADON_INTERLEAVINGS").ok().and_then(|times| times.parse().ok()).unwrap_or(TIMES);
-    let half = times / 2;
-    // One half chooses at random at each step. The other half has priorities that change a few times, which finds
-    // what needs one thread to stand still for long.
-    run(RandomScheduler::new_from_seed(SEED, times.saturating_sub(half)), test);
-    run(PctScheduler::new_from_seed(SEED, CHANGES, half), test);
+    let third = times.saturating_mul(factor) / 3;
+    // One third chooses at random at each step. Another has priorities that change a few times, which finds what needs one
+    // thread to stand still for long. The last lets threads go on for stretches.
+    run(RandomScheduler::new_from_seed(SEED, third), test);
+    run(PctScheduler::new_from_seed(SEED, CHANGES.saturating_add(1), third), test);
+    run(Stretches::new(SEED, third), test);
 }
 
 fn run(scheduler: impl Scheduler + 'static, test: fn()) {
@@ -285,6 +314,15 @@ pub mod atomic {
                 pub fn get_mut(&mut self) -> &mut $value {
                     self.arrive();
                     self.0.get_mut()
+                }
+            }
+
+            impl Drop for $name {
+                fn drop(&mut self) {
+                    // Another word may take its place in the same race.
+                    if racing() {
+                        with(|memory| memory.forget(self.at()));
+                    }
                 }
             }
         };

@@ -12,8 +12,8 @@ use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Deref;
-use spin::{RwLock, RwLockReadGuard};
 
+use crate::sync::{RwLock, RwLockReadGuard};
 use crate::types::DomainId;
 
 /// One domain's account. All numbers are frames.
