@@ -376,10 +376,12 @@ fn sizes_and_setup() {
     let frame = |part, index| grants.frame(hv, f.guest, part, index).map(|_| ());
     assert_eq!(frame(Part::Status, 1), Err(Errno::EINVAL), "not in version 1");
     assert_eq!(query(DOMID_SELF).nr_frames, 3);
+    assert_eq!(grants.table_frames().len(), 3);
     assert_eq!((frame(Part::Shared, 64), frame(Part::Shared, 1 << 32)), (Err(Errno::EINVAL), Err(Errno::EINVAL)));
     f.version2(f.guest);
     assert_eq!((frame(Part::Status, 7), frame(Part::Status, 8)), (Ok(()), Err(Errno::EINVAL)));
     assert_eq!(f.call(f.guest, GNTTABOP_SETUP_TABLE, &[setup(64)]).unwrap()[0].status, 0);
+    assert_eq!(grants.table_frames().len(), 64 + 8);
     grants.set_limits(2, 1);
     assert_eq!(query(DOMID_SELF).max_nr_frames, 2);
 }
