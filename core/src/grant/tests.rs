@@ -1,11 +1,12 @@
 //! Grant operations between domains of the test machine.
 
+use super::table::Purpose;
 use super::*;
 use crate::frames::Order;
 use crate::hypercall::{Args, Outcome};
 use crate::p2m::{Entry, Kind};
 use crate::testing::{DOMAIN_FRAMES, TestHost};
-use crate::types::{Gfn, GuestPhysAddr, GuestVirtAddr, MachineAddr};
+use crate::types::{Gfn, GrantRef, GuestPhysAddr, GuestVirtAddr, MachineAddr};
 use alloc::vec::Vec;
 use proptest::prelude::*;
 use radon_abi::grant_table::*;
@@ -320,6 +321,29 @@ fn version_two() {
     assert_eq!(v[0].version, 1);
     let of = GetVersion { dom: f.dom0.0, ..Default::default() };
     assert_eq!(f.call(f.guest, GNTTABOP_GET_VERSION, &[of]).err(), Some(Errno::EPERM));
+}
+
+/// While one CPU copies by it, another may not map what is no whole frame.
+#[test]
+fn parts_of_frames_that_are_in_use() {
+    let f = fixture();
+    f.version2(f.guest);
+    f.grant2(f.guest, 30, f.dom0, GTF_PERMIT_ACCESS | GTF_SUB_PAGE, 100 | 50 << 16, 25);
+    f.grant2(f.guest, 31, f.dom0, GTF_TRANSITIVE, u32::from(f.other.0), 40);
+    let (hv, granter) = (&f.host.hv, f.domain(f.guest));
+    for gref in [30, 31] {
+        let pin = |purpose| {
+            let mut table = granter.grants.table.lock();
+            table.pin(hv, granter, GrantRef(gref), f.dom0, purpose, false).map(|_| ()).map_err(|status| status.0)
+        };
+        let unpin = || granter.grants.table.lock().unpin(hv.platform.memory(), GrantRef(gref), false);
+        assert_eq!([pin(Purpose::Copy), pin(Purpose::Copy)], [Ok(()); 2]);
+        assert_eq!(f.map(f.dom0, f.guest, gref, 0x300, RO), Err(GNTST_GENERAL_ERROR));
+        unpin();
+        assert_eq!(f.status(f.guest, gref), GTF_READING);
+        unpin();
+        assert_eq!(f.status(f.guest, gref), 0);
+    }
 }
 
 #[test]
