@@ -323,6 +323,26 @@ fn version_two() {
     assert_eq!(f.call(f.guest, GNTTABOP_GET_VERSION, &[of]).err(), Some(Errno::EPERM));
 }
 
+/// What kinds of entries, and flags of version 2 only, allow a copy.
+#[test]
+fn kinds_of_entries_to_copy_from() {
+    let f = fixture();
+    f.put(f.guest, 25 << 12, 0x1234);
+    let copy = |gref| f.copy(f.dom0, ptr(f.guest, gref, 0), own(5, 0), 8, SRC);
+    f.grant(f.guest, 20, f.dom0, 25, GTF_PERMIT_ACCESS | GTF_SUB_PAGE);
+    assert_eq!((copy(20), f.get(f.dom0, 5 << 12)), (0, 0x1234), "whole frames in version 1");
+    f.grant(f.guest, 21, f.dom0, 25, GTF_TRANSITIVE);
+    assert_eq!(copy(21), GNTST_GENERAL_ERROR);
+    f.version2(f.guest);
+    for flags in [GTF_INVALID, GTF_ACCEPT_TRANSFER] {
+        f.grant2(f.guest, 22, f.dom0, flags, 0, 25);
+        assert_eq!(copy(22), GNTST_GENERAL_ERROR);
+    }
+    f.put(f.guest, 25 << 12, 0x5678);
+    f.grant2(f.guest, 22, f.dom0, GTF_PERMIT_ACCESS, 0, 25);
+    assert_eq!((copy(22), f.get(f.dom0, 5 << 12)), (0, 0x5678));
+}
+
 /// While one CPU copies by it, another may not map what is no whole frame.
 #[test]
 fn parts_of_frames_that_are_in_use() {
@@ -555,6 +575,32 @@ fn a_granter_that_races() {
         }
         assert_eq!(marks(&f), 0);
     }
+}
+
+/// The marks of an earlier mapping stay when a later one loses such a race.
+#[test]
+fn a_granter_that_races_later() {
+    use crate::platform::PhysMemory;
+    use crate::sync::atomic::{AtomicBool, Ordering};
+    let f = fixture();
+    f.version2(f.guest);
+    f.grant2(f.guest, 9, f.dom0, GTF_PERMIT_ACCESS, 0, 20);
+    let handle = f.map(f.dom0, f.guest, 9, 0x300, RO).unwrap();
+    let table = f.domain(f.guest).grants.frame(&f.host.hv, f.guest, Part::Shared, 0).unwrap().mfn().addr().0;
+    let races = Arc::new(AtomicBool::new(true));
+    let racing = races.clone();
+    f.host.machine.memory.before_change.call_once(|| {
+        alloc::boxed::Box::new(move |memory| {
+            if racing.load(Ordering::SeqCst) {
+                memory.store_u64(MachineAddr(table + 9 * 16), 0);
+            }
+        })
+    });
+    assert_eq!(f.map(f.dom0, f.guest, 9, 0x301, RW), Err(GNTST_GENERAL_ERROR));
+    races.store(false, Ordering::SeqCst);
+    assert_eq!(f.status(f.guest, 9), GTF_READING);
+    assert_eq!(f.unmap(f.dom0, handle, 0x300), 0);
+    assert_eq!(f.status(f.guest, 9), 0);
 }
 
 #[derive(Debug, Clone)]
