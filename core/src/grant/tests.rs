@@ -275,6 +275,7 @@ fn version_two() {
     // One of the first eight may be in use.
     let h = f.map(f.dom0, f.guest, 1, 0x300, RW).unwrap();
     f.version2(f.guest);
+    assert_eq!(f.domain(f.guest).grants.table_frames().len(), 2, "entries and status words");
     assert_eq!(f.status(f.guest, 1), GTF_READING | GTF_WRITING);
     assert_eq!(f.get(f.guest, (TABLE << 12) + 16) as u16, GTF_PERMIT_ACCESS);
     assert_eq!(f.get(f.guest, (TABLE << 12) + 24), 20);
@@ -310,12 +311,19 @@ fn version_two() {
     assert_eq!(f.copy(f.dom0, ptr(f.guest, 31, 4000), own(5, 0), 1, SRC), GNTST_GENERAL_ERROR, "beyond the frame");
 
     // Back: frames of status words go from the map.
-    f.grant2(f.guest, 2, f.dom0, GTF_PERMIT_ACCESS, 0, 1 << 32);
-    assert_eq!(f.set_version(f.guest, 1), Err(Errno::ERANGE));
+    for (flags, frame) in [(0, 1 << 32), (GTF_SUB_PAGE, 25), (GTF_TRANSITIVE ^ GTF_PERMIT_ACCESS, 25)] {
+        f.grant2(f.guest, 2, f.dom0, GTF_PERMIT_ACCESS ^ flags, 0, frame);
+        assert_eq!(f.set_version(f.guest, 1), Err(Errno::ERANGE));
+    }
     f.grant2(f.guest, 2, f.dom0, GTF_INVALID, 0, 0);
+    f.grant2(f.guest, 6, f.dom0, GTF_PERMIT_ACCESS, 0, 25);
+    let h = f.map(f.dom0, f.guest, 6, 0x300, RO).unwrap();
     assert_eq!(f.set_version(f.guest, 1), Ok(1));
     assert_eq!(f.domain(f.guest).p2m.query(&f.host.hv, Gfn(STATUS)).entry, Entry::HOLE);
     assert_eq!(f.flags(f.guest, 1), GTF_PERMIT_ACCESS);
+    assert_eq!(f.flags(f.guest, 6), GTF_PERMIT_ACCESS | GTF_READING);
+    assert_eq!(f.unmap(f.dom0, h, 0x300), 0);
+    assert_eq!(f.flags(f.guest, 6), GTF_PERMIT_ACCESS);
     assert_eq!(f.get(f.guest, (TABLE << 12) + 8) >> 32, 20);
     let v = f.call(f.guest, GNTTABOP_GET_VERSION, &[GetVersion { dom: DOMID_SELF, ..Default::default() }]).unwrap();
     assert_eq!(v[0].version, 1);
