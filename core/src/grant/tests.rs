@@ -269,6 +269,9 @@ fn version_two() {
     assert_eq!(f.set_version(f.guest, 3), Err(Errno::EINVAL));
     f.grant(f.guest, 1, f.dom0, 20, GTF_PERMIT_ACCESS);
     f.grant(f.guest, 9, f.dom0, 21, GTF_PERMIT_ACCESS);
+    f.grant(f.guest, 7, f.other, 22, GTF_PERMIT_ACCESS);
+    let works = |gref| f.map(f.other, f.guest, gref, 0x300, RW).map(|h| f.unmap(f.other, h, 0x300));
+    assert_eq!(works(7), Ok(0));
     let h = f.map(f.dom0, f.guest, 9, 0x300, RW).unwrap();
     assert_eq!(f.set_version(f.guest, 2), Err(Errno::EBUSY));
     f.unmap(f.dom0, h, 0x300);
@@ -282,6 +285,7 @@ fn version_two() {
     assert_eq!(f.get(f.guest, (TABLE << 12) + 9 * 16), 0, "others are emptied");
     assert_eq!(f.unmap(f.dom0, h, 0x300), 0);
     assert_eq!(f.status(f.guest, 1), 0);
+    assert_eq!(works(7), Ok(0));
 
     for gref in [20, 21, 22, 23] {
         f.grant2(f.guest, gref, f.dom0, GTF_PERMIT_ACCESS, 0, 25);
@@ -316,6 +320,7 @@ fn version_two() {
         assert_eq!(f.set_version(f.guest, 1), Err(Errno::ERANGE));
     }
     f.grant2(f.guest, 2, f.dom0, GTF_INVALID, 0, 0);
+    f.grant2(f.guest, 3, f.dom0, GTF_INVALID, 0, 1 << 32);
     f.grant2(f.guest, 6, f.dom0, GTF_PERMIT_ACCESS, 0, 25);
     let h = f.map(f.dom0, f.guest, 6, 0x300, RO).unwrap();
     assert_eq!(f.set_version(f.guest, 1), Ok(1));
@@ -324,6 +329,7 @@ fn version_two() {
     assert_eq!(f.flags(f.guest, 6), GTF_PERMIT_ACCESS | GTF_READING);
     assert_eq!(f.unmap(f.dom0, h, 0x300), 0);
     assert_eq!(f.flags(f.guest, 6), GTF_PERMIT_ACCESS);
+    assert_eq!(works(7), Ok(0));
     assert_eq!(f.get(f.guest, (TABLE << 12) + 8) >> 32, 20);
     let v = f.call(f.guest, GNTTABOP_GET_VERSION, &[GetVersion { dom: DOMID_SELF, ..Default::default() }]).unwrap();
     assert_eq!(v[0].version, 1);
