@@ -15,11 +15,10 @@ use crate::domain::Domain;
 use crate::platform::PhysMemory;
 use crate::types::{MachineAddr, Port};
 
-/// The 32-bit word that holds a port's bit in a bitmap at `bitmap` within the shared information page, and the bit (the
-/// shift is modulo 32).
+/// The 32-bit word that holds a port's bit in a bitmap at `bitmap` within the shared information page, and the bit.
 fn bit(domain: &Domain, bitmap: u64, port: Port) -> (MachineAddr, u32) {
     let offset = bitmap.wrapping_add(u64::from(port.0 / 32).wrapping_mul(4));
-    (field(domain.shared_info.addr(), offset), 1u32.wrapping_shl(port.0))
+    (field(domain.shared_info.addr(), offset), 1u32.wrapping_shl(port.0)) // Modulo 32.
 }
 
 fn mask_bitmap(compat: bool) -> u64 {

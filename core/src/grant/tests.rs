@@ -279,7 +279,7 @@ fn version_two() {
     let h = f.map(f.dom0, f.guest, 1, 0x300, RW).unwrap();
     f.version2(f.guest);
     assert_eq!(f.domain(f.guest).grants.table_frames().len(), 2, "entries and status words");
-    assert_eq!(f.status(f.guest, 1), GTF_READING | GTF_WRITING);
+    assert_eq!([0, 1, 7].map(|gref| f.status(f.guest, gref)), [0, GTF_READING | GTF_WRITING, 0]);
     assert_eq!(f.get(f.guest, (TABLE << 12) + 16) as u16, GTF_PERMIT_ACCESS);
     assert_eq!(f.get(f.guest, (TABLE << 12) + 24), 20);
     assert_eq!(f.get(f.guest, (TABLE << 12) + 9 * 16), 0, "others are emptied");

@@ -232,6 +232,57 @@ fn what_cannot_be_populated_on_demand() {
     assert_eq!(p2m.add_on_demand(hv, Gfn(0x8000), Order::LARGE), Ok(()));
 }
 
+/// The log has its memory in pieces of pieces.
+#[test]
+fn writes_far_apart_are_noted_apart() {
+    let (host, a, _) = host();
+    let (hv, p2m) = (&host.hv, &host.domain(a).p2m);
+    hv.frames.account(a).set_limit(DOMAIN_FRAMES + 8);
+    let places = [5, 5 | 1 << 15, 5 | 1 << 25, 5 | 1 << 25 | 1 << 15];
+    for gfn in &places[1..] {
+        let frame = hv.frames.alloc_domain(hv.platform.memory(), a, Order::PAGE, Placement::default()).unwrap();
+        p2m.add_ram(hv, Gfn(*gfn), frame, &mut p2m.unmapped(hv)).unwrap();
+    }
+    assert_eq!(p2m.start_logging(hv, &mut || true), Ok(true));
+    let noted = |clean| places.map(|gfn| p2m.collect_log(hv, gfn / 64, u64::MAX, clean, &mut p2m.unmapped(hv)));
+    for n in 0..places.len() {
+        host.guest_phys(a).write(GuestPhysAddr(places[n] << 12), b"x").unwrap();
+        let mut expected = [0; 4];
+        expected[n] = 1 << 5;
+        assert_eq!([noted(false), noted(true), noted(true)], [expected, expected, [0; 4]]);
+    }
+    // What comes while writes are logged has a place, too, and is noted.
+    let frame = hv.frames.alloc_domain(hv.platform.memory(), a, Order::PAGE, Placement::default()).unwrap();
+    p2m.add_ram(hv, Gfn(3 | 7 << 15), frame, &mut p2m.unmapped(hv)).unwrap();
+    assert_eq!(p2m.collect_log(hv, 7 << 15 >> 6, u64::MAX, false, &mut p2m.unmapped(hv)), 1 << 3);
+}
+
+/// Where no table page is left to split a block, it becomes writable, and read-only again, as a whole.
+#[test]
+fn a_logged_block_that_cannot_be_split() {
+    let mut host = TestHost::new(4096, 1);
+    let d = host.add_domain_with(1, 0);
+    let (hv, p2m) = (&host.hv, &host.domain(d).p2m);
+    hv.frames.account(d).set_limit(1024);
+    let frames = hv.frames.alloc_domain(hv.platform.memory(), d, Order::LARGE, Placement::default()).unwrap();
+    let start = frames.start().0;
+    p2m.add_ram(hv, Gfn(0x200), frames, &mut p2m.unmapped(hv)).unwrap();
+    assert_eq!(p2m.start_logging(hv, &mut || true), Ok(true));
+    host.table(d).fail_after(0);
+    let is = |kind| {
+        for n in [0, 5, 511] {
+            let found = p2m.query(hv, Gfn(0x200 + n));
+            assert_eq!((found.order, found.entry), (Order::LARGE, Entry { kind, mfn: Mfn(start + n) }));
+        }
+    };
+    is(Kind::RamLogDirty);
+    assert!(p2m.write_faulted(hv, Gfn(0x205)));
+    is(Kind::RamRw);
+    let word = |n| p2m.collect_log(hv, n, u64::MAX, true, &mut p2m.unmapped(hv));
+    assert_eq!((word(0x200 / 64), word(0x3c0 / 64)), (u64::MAX, u64::MAX));
+    is(Kind::RamLogDirty);
+}
+
 /// What the processor is told: where the table is, and by which name its translations go.
 #[test]
 fn each_map_has_its_table_and_tag() {
