@@ -235,7 +235,7 @@ fn what_cannot_be_populated_on_demand() {
 /// The log has its memory in pieces of pieces.
 #[test]
 fn writes_far_apart_are_noted_apart() {
-    let (host, a, _) = host();
+    let (host, a, b) = host();
     let (hv, p2m) = (&host.hv, &host.domain(a).p2m);
     hv.frames.account(a).set_limit(DOMAIN_FRAMES + 8);
     let places = [5, 5 | 1 << 15, 5 | 1 << 25, 5 | 1 << 25 | 1 << 15];
@@ -244,6 +244,10 @@ fn writes_far_apart_are_noted_apart() {
         p2m.add_ram(hv, Gfn(*gfn), frame, &mut p2m.unmapped(hv)).unwrap();
     }
     assert_eq!(p2m.start_logging(hv, &mut || true), Ok(true));
+    // Whoever maps a page by privilege copies it out. That is no write, whatever is written beside it.
+    let page = p2m.get_page(hv, Gfn(6), Access::Read).unwrap().page;
+    let peer = &host.domain(b).p2m;
+    peer.add_page(hv, Gfn(900), page, Kind::Foreign, &mut peer.unmapped(hv)).unwrap();
     let noted = |clean| places.map(|gfn| p2m.collect_log(hv, gfn / 64, u64::MAX, clean, &mut p2m.unmapped(hv)));
     for n in 0..places.len() {
         host.guest_phys(a).write(GuestPhysAddr(places[n] << 12), b"x").unwrap();
@@ -267,20 +271,50 @@ fn a_logged_block_that_cannot_be_split() {
     let frames = hv.frames.alloc_domain(hv.platform.memory(), d, Order::LARGE, Placement::default()).unwrap();
     let start = frames.start().0;
     p2m.add_ram(hv, Gfn(0x200), frames, &mut p2m.unmapped(hv)).unwrap();
-    assert_eq!(p2m.start_logging(hv, &mut || true), Ok(true));
-    host.table(d).fail_after(0);
     let is = |kind| {
         for n in [0, 5, 511] {
             let found = p2m.query(hv, Gfn(0x200 + n));
             assert_eq!((found.order, found.entry), (Order::LARGE, Entry { kind, mfn: Mfn(start + n) }));
         }
     };
+    // Nothing is split for a log that is about to end.
+    assert_eq!(p2m.start_logging(hv, &mut || true), Ok(true));
+    is(Kind::RamLogDirty);
+    assert!(!p2m.stop_logging(hv, &mut || false));
+    assert!(p2m.write_faulted(hv, Gfn(0x205)));
+    is(Kind::RamRw);
+    assert!(p2m.stop_logging(hv, &mut || true));
+
+    assert_eq!(p2m.start_logging(hv, &mut || true), Ok(true));
+    host.table(d).fail_after(0);
     is(Kind::RamLogDirty);
     assert!(p2m.write_faulted(hv, Gfn(0x205)));
     is(Kind::RamRw);
+    // A processor that still knows the page as read-only may go on as well, but has to forget it.
+    let flushes = host.machine.flushes.load(Ordering::SeqCst);
+    assert!(p2m.write_faulted(hv, Gfn(0x205)));
+    assert_eq!(host.machine.flushes.load(Ordering::SeqCst), flushes + 1);
     let word = |n| p2m.collect_log(hv, n, u64::MAX, true, &mut p2m.unmapped(hv));
     assert_eq!((word(0x200 / 64), word(0x3c0 / 64)), (u64::MAX, u64::MAX));
     is(Kind::RamLogDirty);
+    assert!(p2m.stop_logging(hv, &mut || true));
+    is(Kind::RamRw);
+}
+
+/// Where memory is, for readers that take no reference and look afterwards whether it is still there.
+#[test]
+fn memory_is_located() {
+    let (host, a, _) = host();
+    let (hv, p2m, memory) = (&host.hv, &host.domain(a).p2m, host.guest_phys(a));
+    let generation = memory.generation();
+    let mfn = p2m.query(hv, Gfn(5)).entry.mfn;
+    assert_eq!(memory.locate(GuestPhysAddr(5 << 12 | 0x123)), Some(MachineAddr(mfn.addr().0 + 0x123)));
+    assert_eq!(memory.locate(GuestPhysAddr(0x8000 << 12)), None);
+    assert!(memory.unchanged_since(generation));
+    p2m.remove(hv, Gfn(6), Order::PAGE, |_| Ok(()), &mut p2m.unmapped(hv)).unwrap();
+    assert!(!memory.unchanged_since(generation));
+    assert_ne!(memory.generation(), generation);
+    assert!(memory.unchanged_since(memory.generation()));
 }
 
 /// What the processor is told: where the table is, and by which name its translations go.
