@@ -317,6 +317,33 @@ fn memory_is_located() {
     assert!(memory.unchanged_since(memory.generation()));
 }
 
+#[test]
+fn words_of_the_guest_are_exchanged() {
+    let (host, a, _) = host();
+    let memory = host.guest_phys(a);
+    let at = GuestPhysAddr(5 << 12 | 8);
+    memory.write(at, &7u64.to_le_bytes()).unwrap();
+    assert_eq!([memory.compare_exchange_u64(at, 7, 9), memory.compare_exchange_u64(at, 7, 5)], [Ok(7), Ok(9)]);
+    assert_eq!([memory.compare_exchange_u32(at, 9, 11), memory.compare_exchange_u32(at, 9, 5)], [Ok(9), Ok(11)]);
+    assert_eq!(memory.load_u64(at), Ok(11));
+    assert_eq!(memory.compare_exchange_u64(GuestPhysAddr(0x8000 << 12), 0, 0), Err(Errno::EFAULT));
+    assert_eq!(memory.compare_exchange_u32(GuestPhysAddr(0x8000 << 12), 0, 0), Err(Errno::EFAULT));
+}
+
+/// An entry of a page table says what its kind is by a number.
+#[test]
+fn kinds_have_numbers() {
+    use Kind::{Firmware, Foreign, GrantRo, GrantRw, Hole, Mmio, OnDemand, RamLogDirty, RamRo, RamRw, Special};
+    let kinds = [Hole, RamRw, RamRo, RamLogDirty, Special, Mmio, Firmware, Foreign, GrantRw, GrantRo, OnDemand];
+    for bits in 0..=u8::MAX {
+        let kind = kinds.into_iter().find(|&kind| kind as u8 == bits).unwrap_or(Hole);
+        assert_eq!(Kind::from_bits(bits), kind);
+        // Data of other domains is not run, and only devices are not cached.
+        let own = [RamRw, RamRo, RamLogDirty, Special, Mmio, Firmware];
+        assert_eq!((kind.executable(), kind.cacheable()), (own.contains(&kind), kind != Mmio), "{kind:?}");
+    }
+}
+
 /// What the processor is told: where the table is, and by which name its translations go.
 #[test]
 fn each_map_has_its_table_and_tag() {
