@@ -6,7 +6,7 @@
 //! The changes are made in a copy of the tree that stays where it is, so that only one crate is built anew for each. Results
 //! are kept: `--resume` goes on after an interruption, or after tests were added for what survived.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -209,17 +209,34 @@ fn copy() -> Result<PathBuf> {
     let mut list = Command::new("git");
     list.current_dir(&root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
     let names = host::capture(&mut list)?;
+    let mut copied = BTreeSet::new();
     for name in names.split('\0').filter(|name| !name.is_empty()) {
         let (from, to) = (root.join(name), tree.join(name));
         // A file that was deleted and not yet forgotten has nothing to copy.
         let Ok(bytes) = fs::read(&from) else { continue };
+        copied.insert(to.clone());
         if fs::read(&to).is_ok_and(|old| old == bytes) {
             continue;
         }
         fs::create_dir_all(to.parent().unwrap_or(&tree))?;
         fs::write(&to, bytes)?;
     }
+    remove_others(&tree, &copied)?;
     Ok(tree)
+}
+
+/// Removes all files below a folder but these: what is no longer in the tree would be built still.
+fn remove_others(folder: &Path, wanted: &BTreeSet<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            remove_others(&path, wanted)?;
+        } else if !wanted.contains(&path) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// cargo-mutants in the copy.
@@ -347,6 +364,19 @@ mod tests {
         let count = count(&names, &results);
         assert_eq!(count, Count { caught: 2, missed: 1, timeout: 1, unviable: 1, open: 1 });
         assert_eq!(count.percent(), 75.0);
+    }
+
+    #[test]
+    fn the_copy_has_no_file_that_was_removed() {
+        let folder = std::env::temp_dir().join(format!("radon-mutants-{}", std::process::id()));
+        let [kept, removed] = ["a/kept", "a/b/removed"].map(|name| folder.join(name));
+        for file in [&kept, &removed] {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "").unwrap();
+        }
+        remove_others(&folder, &[kept.clone()].into()).unwrap();
+        assert_eq!((kept.exists(), removed.exists()), (true, false));
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
