@@ -122,7 +122,7 @@ fn virtual_interrupts() {
     assert_eq!(bind(VIRQ_TIMER, 2), Err(Errno::ENOENT));
     let timers = [bind(VIRQ_TIMER, 0).unwrap(), bind(VIRQ_TIMER, 1).unwrap()];
     assert_eq!(bind(VIRQ_TIMER, 1), Err(Errno::EEXIST));
-    evtchn::send_vcpu_virq(&host.hv, host.vcpu(one, 1), VIRQ_TIMER);
+    evtchn::send_timer_virq(&host.hv, host.vcpu(one, 1));
     assert_eq!(consume(&host, one, 0), []);
     assert_eq!(consume(&host, one, 1), [timers[1]]);
     assert_eq!(evtchn::send(&host.hv, domain, timers[0]), Err(Errno::EINVAL));
@@ -135,7 +135,7 @@ fn virtual_interrupts() {
     evtchn::send_vcpu_virq(&host.hv, host.vcpu(one, 0), VIRQ_DEBUG);
     evtchn::send_global_virq(&host.hv, VIRQ_DOM_EXC);
     evtchn::close(&host.hv, domain, timers[1]).unwrap();
-    evtchn::send_timer_virq(&host.hv, host.vcpu(one, 1));
+    evtchn::send_vcpu_virq(&host.hv, host.vcpu(one, 1), VIRQ_TIMER);
     assert_eq!(consume(&host, one, 1), []);
     assert_eq!(bind(VIRQ_TIMER, 1), Ok(timers[1]));
     // A global one goes to dom0 unless another domain handles it.
