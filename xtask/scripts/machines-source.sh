@@ -2,9 +2,12 @@
 . /etc/testlib.sh
 . /etc/cable.sh
 
+# Who waits for another machine is silent for longer than a machine may be.
+while sleep 10; do echo "uptime $(uptime_seconds)"; done &
 # Who moves guests must not wait behind all they do.
 xl sched-credit2 -d 0 -w 2048 || fail "dom0's weight"
 rounds=$(argument rounds 1)
+vcpus=$(argument vcpus 2)
 cable 1
 wait_for 300 ping -c 1 -q 10.9.0.2 >/dev/null || fail "the other machine"
 # For scale.
@@ -35,7 +38,7 @@ workers() {
     said
     if grep BAD $log; then give_up damage; fi
     now=$(grep '^load ' $log | sort -n -k 2 | tail -n 1)
-    for worker in 0 1 disk net; do
+    for worker in $(seq 0 $((vcpus - 1))) disk net; do
         old=$(echo "$before" | sed -n "s/.*load\.$worker:\([0-9]*\).*/\1/p")
         new=$(echo "$now" | sed -n "s/.*load\.$worker:\([0-9]*\).*/\1/p")
         [ "${new:-0}" -gt "${old:-0}" ] || return 1
@@ -49,7 +52,7 @@ goes_on() {
 is_here() { xl list mover >/dev/null 2>&1; }
 is_there() { remote 'xl list mover' 2>/dev/null | grep -q '^mover '; }
 
-guest mover "vcpus=2" "disk=['phy:/dev/nvme0n1,xvda,w']" "vif=['bridge=xenbr0,mac=00:16:3e:00:00:01']" \
+guest mover "vcpus=$vcpus" "disk=['phy:/dev/nvme0n1,xvda,w']" "vif=['bridge=xenbr0,mac=00:16:3e:00:00:01']" \
     "cmdline='console=hvc0 quiet radon.script=/etc/load.sh radon.rest=500000 radon.address=10.9.0.3 radon.net=10.9.0.1:5000:$sum'"
 xl create -q /tmp/mover.cfg >/tmp/migrate.log 2>&1 || give_up create
 wait_for 300 workers || give_up boot
