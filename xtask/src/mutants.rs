@@ -142,7 +142,10 @@ pub(crate) fn mutants(options: &Options) -> Result<bool> {
             fs::remove_dir_all(&output)?;
         }
         fs::create_dir_all(&output)?;
-        collect(&output)?;
+        let before = collect(&output)?;
+        if options.resume {
+            leave_out_endless(&output, &before)?;
+        }
         if !options.report {
             run(&program, &tree, &output, &modules, options)?;
         }
@@ -275,6 +278,16 @@ fn run(program: &Path, tree: &Path, output: &Path, modules: &[&Module], options:
     Ok(())
 }
 
+/// Has cargo-mutants leave out what made tests endless before: it would wait for each once more.
+fn leave_out_endless(output: &Path, results: &Outcomes) -> Result<()> {
+    let path = output.join("mutants.out/previously_caught.txt");
+    let mut text = fs::read_to_string(&path).unwrap_or_default();
+    let endless = results.iter().filter(|(_, outcome)| **outcome == Outcome::Timeout);
+    text.extend(endless.flat_map(|(name, _)| [name, "\n"]));
+    // Without an earlier run there is nothing to leave out.
+    if path.parent().is_some_and(Path::is_dir) { Ok(fs::write(path, text)?) } else { Ok(()) }
+}
+
 /// Adds what the last run left to the results of all of them, and returns these.
 fn collect(output: &Path) -> Result<Outcomes> {
     let kept = output.join("results.txt");
@@ -376,6 +389,19 @@ mod tests {
         }
         remove_others(&folder, &[kept.clone()].into()).unwrap();
         assert_eq!((kept.exists(), removed.exists()), (true, false));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_made_tests_endless_is_left_out_later() {
+        let folder = std::env::temp_dir().join(format!("radon-endless-{}", std::process::id()));
+        let results = Outcomes::from([("a".to_owned(), Outcome::Timeout), ("b".to_owned(), Outcome::Missed)]);
+        let kept = folder.join("mutants.out/previously_caught.txt");
+        leave_out_endless(&folder, &results).unwrap();
+        assert!(!kept.exists());
+        fs::create_dir_all(kept.parent().unwrap()).unwrap();
+        leave_out_endless(&folder, &results).unwrap();
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "a\n");
         fs::remove_dir_all(folder).unwrap();
     }
 
