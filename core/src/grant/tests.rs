@@ -277,9 +277,13 @@ fn version_two() {
     f.unmap(f.dom0, h, 0x300);
     // One of the first eight may be in use.
     let h = f.map(f.dom0, f.guest, 1, 0x300, RW).unwrap();
+    f.grant(f.guest, 2, f.dom0, 23, GTF_PERMIT_ACCESS);
+    let even = f.map(f.dom0, f.guest, 2, 0x301, RO).unwrap();
     f.version2(f.guest);
     assert_eq!(f.domain(f.guest).grants.table_frames().len(), 2, "entries and status words");
-    assert_eq!([0, 1, 7].map(|gref| f.status(f.guest, gref)), [0, GTF_READING | GTF_WRITING, 0]);
+    let marks = [0, 1, 2, 3, 7].map(|gref| f.status(f.guest, gref));
+    assert_eq!(marks, [0, GTF_READING | GTF_WRITING, GTF_READING, 0, 0]);
+    assert_eq!(f.unmap(f.dom0, even, 0x301), 0);
     assert_eq!(f.get(f.guest, (TABLE << 12) + 16) as u16, GTF_PERMIT_ACCESS);
     assert_eq!(f.get(f.guest, (TABLE << 12) + 24), 20);
     assert_eq!(f.get(f.guest, (TABLE << 12) + 9 * 16), 0, "others are emptied");
