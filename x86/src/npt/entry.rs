@@ -4,7 +4,7 @@ use radon_core::frames::Order;
 use radon_core::p2m::{Entry, Kind};
 use radon_core::types::Mfn;
 
-const PRESENT: u64 = 1 << 0;
+const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 /// Nested walks count as user accesses.
 const USER: u64 = 1 << 2;

@@ -84,12 +84,16 @@ fn page_limit_and_no_memory() {
     t.set(&m.memory, &m.frames, Gfn(512), Order::LARGE, ram(512)).unwrap();
     assert_eq!(t.set(&m.memory, &m.frames, Gfn(513), Order::PAGE, Entry::HOLE), Err(Errno::ENOMEM));
     assert_eq!(t.get(&m.memory, Gfn(513)).entry, ram(513));
+    t.set_page_limit(7);
+    assert_eq!(t.set(&m.memory, &m.frames, Gfn(513), Order::PAGE, Entry::HOLE), Ok(()));
+    assert_eq!((t.pages(), t.page_limit()), (7, 7));
     t.set_page_limit(u64::MAX);
+    t.set(&m.memory, &m.frames, Gfn(1024), Order::LARGE, ram(1024)).unwrap();
     let mut taken = Vec::new();
     while let Ok(f) = m.frames.alloc_hypervisor(&m.memory, Order::PAGE, Placement::default()) {
         taken.push(f);
     }
-    assert_eq!(t.set(&m.memory, &m.frames, Gfn(513), Order::PAGE, Entry::HOLE), Err(Errno::ENOMEM));
+    assert_eq!(t.set(&m.memory, &m.frames, Gfn(1025), Order::PAGE, Entry::HOLE), Err(Errno::ENOMEM));
     assert_eq!(t.set(&m.memory, &m.frames, Gfn(1 << 20), Order::PAGE, Entry::HOLE), Ok(()), "a hole needs no table");
 }
 
