@@ -124,40 +124,33 @@ impl<'a> Handler<'a> {
     }
 }
 
-/// An event for a vCPU that is about to enter the guest, or is there, interrupts it.
-fn runs(policy: PolicyKind) {
+/// An event for a vCPU interrupts it where it is about to enter the guest, or is there, and wakes it where it blocks when it
+/// has nothing to do, also while its CPU schedules.
+fn is_told(policy: PolicyKind, run: fn(&Handler<'_>)) {
     let rig = Rig::with(policy);
     rig.bring_up();
     let handler = Handler::new(&rig, 0);
-    race(vec![Box::new(|| cpu_loop(&rig, &handler.end, || handler.run())), Box::new(|| rig.send_twice())]);
+    race(vec![Box::new(|| cpu_loop(&rig, &handler.end, || run(&handler))), Box::new(|| rig.send_twice())]);
 }
 
 #[test]
 fn an_event_and_a_vcpu_that_enters_the_guest() {
-    explore(|| runs(PolicyKind::Null));
+    explore(|| is_told(PolicyKind::Null, |guest| guest.run()));
 }
 
 #[test]
 fn an_event_and_a_vcpu_that_enters_the_guest_under_credit2() {
-    explore(|| runs(PolicyKind::Credit2));
-}
-
-/// An event wakes a guest that blocks when it has nothing to do, also while its CPU schedules.
-fn blocks(policy: PolicyKind) {
-    let rig = Rig::with(policy);
-    rig.bring_up();
-    let handler = Handler::new(&rig, 0);
-    race(vec![Box::new(|| cpu_loop(&rig, &handler.end, || handler.run_or_block())), Box::new(|| rig.send_twice())]);
+    explore(|| is_told(PolicyKind::Credit2, |guest| guest.run()));
 }
 
 #[test]
 fn an_event_and_a_cpu_that_schedules() {
-    explore(|| blocks(PolicyKind::Null));
+    explore(|| is_told(PolicyKind::Null, |guest| guest.run_or_block()));
 }
 
 #[test]
 fn an_event_and_a_cpu_that_schedules_under_credit2() {
-    explore(|| blocks(PolicyKind::Credit2));
+    explore(|| is_told(PolicyKind::Credit2, |guest| guest.run_or_block()));
 }
 
 /// A vCPU that is sent from CPU to CPU runs on one of them at a time, and hears of each event.
