@@ -28,8 +28,7 @@ pub(crate) struct Options {
     #[arg(long)]
     load: Option<usize>,
     /// How many: migrations of each guest [default: 20], guests [guests: 1000, scale: 200], kills of a kind [killed: 20],
-    /// ways there and back [two-machines: 3,
-    /// virsh-migrate: 1]
+    /// ways there and back [two-machines: 3, virsh-migrate: 1]
     #[arg(long)]
     rounds: Option<u64>,
     /// The first attack's seed (hostile only)
