@@ -190,10 +190,16 @@ fn cpu_time(process: u32) -> Option<Duration> {
     Some(Duration::from_millis((ticks.next()? + ticks.next()?) * 10))
 }
 
-/// Splits a serial port's bytes into lines without carriage returns and terminal control sequences.
+/// What each of the hypervisor's lines begins with.
+const HYPERVISOR: &str = "(XEN) ";
+
+/// Splits a serial port's bytes into lines without carriage returns and terminal control sequences. A line of the
+/// hypervisor's that came while dom0 was printing one (its kernel hands over 16 bytes at a time) is taken out of it.
 #[derive(Default)]
 pub(crate) struct LineBuffer {
     current: Vec<u8>,
+    /// The beginning of a line of dom0's that the hypervisor interrupted.
+    interrupted: String,
     text: String,
     escape: Escape,
 }
@@ -220,8 +226,8 @@ impl LineBuffer {
                 (Escape::Parameters, 0x20..=0x3f) => Escape::Parameters,
                 (Escape::Started | Escape::Parameters, b' '..) => Escape::Outside,
                 (_, b'\n') => {
-                    lines.push(String::from_utf8_lossy(&self.current).into_owned());
-                    self.current.clear();
+                    let line = std::mem::take(&mut self.current);
+                    lines.push(self.untangle(&String::from_utf8_lossy(&line)));
                     Escape::Outside
                 }
                 (_, b'\r') => Escape::Outside,
@@ -235,6 +241,17 @@ impl LineBuffer {
         lines
     }
 
+    fn untangle(&mut self, line: &str) -> String {
+        match line.find(HYPERVISOR) {
+            Some(0) => line.to_owned(),
+            Some(at) => {
+                self.interrupted.push_str(&line[..at]);
+                line[at..].to_owned()
+            }
+            None => std::mem::take(&mut self.interrupted) + line,
+        }
+    }
+
     /// The line that is not complete yet.
     pub(crate) fn partial(&self) -> &str {
         &self.text
@@ -243,7 +260,8 @@ impl LineBuffer {
     /// The line that never was completed, if there is one.
     fn finish(&mut self) -> Option<String> {
         self.current.clear();
-        Some(std::mem::take(&mut self.text)).filter(|text| !text.is_empty())
+        let rest = std::mem::take(&mut self.interrupted) + &std::mem::take(&mut self.text);
+        Some(rest).filter(|text| !text.is_empty())
     }
 }
 
@@ -259,6 +277,13 @@ mod tests {
         assert_eq!(buffer.partial(), "/ # ");
         assert_eq!(buffer.finish().as_deref(), Some("/ # "));
         assert_eq!(buffer.finish(), None);
+    }
+
+    #[test]
+    fn lines_that_the_hypervisor_interrupts_are_whole() {
+        let mut buffer = LineBuffer::default();
+        let lines = buffer.push(b"(XEN) a\nRADON-TEST: (XEN) b\nstart(XEN) c (XEN) d\n(XEN) e\n ok\nnext\n");
+        assert_eq!(lines, ["(XEN) a", "(XEN) b", "(XEN) c (XEN) d", "(XEN) e", "RADON-TEST: start ok", "next"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::scenario::{Applies, Kernel, Outcome, Scenario};
 use crate::{build, host, operations, packages, run, scenarios, sim};
 
 /// Lines of a failing test's log that are shown.
-const TAIL: usize = 40;
+const TAIL: usize = 15;
 /// Crates that are tested on the host.
 const HOST_CRATES: &[&str] =
     &["radon-abi", "radon-core", "radon-x86", "radon-sim", "radon-probe", "radon-fuzz", "radon-interleave", "xtask"];
