@@ -74,7 +74,10 @@ struct World {
     trace: Trace,
     flags: Vec<CpuFlags>,
     subjects: Vec<Subject>,
+    /// Nobody is to act.
     quiet: AtomicBool,
+    /// How many CPUs have seen that, and not yet that it is over.
+    at_rest: AtomicU32,
     end: AtomicBool,
 }
 
@@ -98,6 +101,7 @@ impl World {
         CPU.set(cpu.0);
         let mut random = u64::from(cpu.0) + 1;
         let mut current: Option<usize> = None;
+        let mut resting = false;
         while !self.end.load(Ordering::SeqCst) {
             while let Some((_, owner)) = self.timers.pop_due(cpu, self.machine.now()) {
                 if let Owner::Budget(domain) = owner {
@@ -107,7 +111,13 @@ impl World {
             if self.flags[cpu.index()].needs_schedule.swap(false, Ordering::SeqCst) {
                 current = self.schedule(cpu, current);
             }
-            if self.quiet.load(Ordering::SeqCst) {
+            let quiet = self.quiet.load(Ordering::SeqCst);
+            if quiet != resting {
+                resting = quiet;
+                let one_more = if quiet { 1 } else { u32::MAX };
+                self.at_rest.fetch_add(one_more, Ordering::SeqCst);
+            }
+            if quiet {
                 // Time slices end now and then.
                 self.cx().tickle(cpu);
                 thread::yield_now();
@@ -115,6 +125,20 @@ impl World {
             }
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             self.act(cpu, (random >> 33) as usize, current);
+        }
+    }
+
+    /// Waits until `condition` holds, or fails with the policy's state.
+    fn until(&self, what: &str, condition: impl Fn(&World) -> bool) {
+        let start = std::time::Instant::now();
+        while !condition(self) {
+            if start.elapsed().as_secs() > 10 {
+                let mut text = alloc::string::String::new();
+                let _ = self.policy.dump(&mut text);
+                self.end.store(true, Ordering::SeqCst);
+                panic!("{what} in vain:\n{text}");
+            }
+            thread::yield_now();
         }
     }
 
@@ -181,6 +205,7 @@ fn stress(policy: Box<dyn Policy>, cpus: u32, units: u32) {
         flags: (0..cpus).map(|_| CpuFlags::default()).collect(),
         subjects: (0..units).map(subject).collect(),
         quiet: AtomicBool::new(false),
+        at_rest: AtomicU32::new(0),
         end: AtomicBool::new(false),
     };
     for subject in &world.subjects {
@@ -197,7 +222,7 @@ fn stress(policy: Box<dyn Policy>, cpus: u32, units: u32) {
         for _ in 0..3 {
             thread::sleep(std::time::Duration::from_millis(15));
             world.quiet.store(true, Ordering::SeqCst);
-            thread::sleep(std::time::Duration::from_millis(5));
+            world.until("waited for rest", |w| w.at_rest.load(Ordering::SeqCst) == cpus);
             // Everything may run again; whoever does not has been lost.
             for subject in &world.subjects {
                 while subject.unit.drop_pause() {}
@@ -209,17 +234,10 @@ fn stress(policy: Box<dyn Policy>, cpus: u32, units: u32) {
                 world.update(subject);
                 subject.runs.store(0, Ordering::SeqCst);
             }
-            let start = std::time::Instant::now();
-            while world.subjects.iter().any(|s| s.runs.load(Ordering::SeqCst) == 0) {
-                if start.elapsed().as_secs() > 5 {
-                    let mut text = alloc::string::String::new();
-                    let _ = world.policy.dump(&mut text);
-                    world.end.store(true, Ordering::SeqCst);
-                    panic!("not all run again:\n{text}");
-                }
-                thread::yield_now();
-            }
+            world
+                .until("waited for all to run again", |w| w.subjects.iter().all(|s| s.runs.load(Ordering::SeqCst) > 0));
             world.quiet.store(false, Ordering::SeqCst);
+            world.until("waited for all to act again", |w| w.at_rest.load(Ordering::SeqCst) == 0);
         }
         world.end.store(true, Ordering::SeqCst);
     });
