@@ -305,8 +305,8 @@ fn try_init_control(
         for port in table.open_ports() {
             let Some(channel) = domain.events.channels.get(port) else { continue };
             let mut state = channel.state.lock();
-            // There is no event word yet: remember what is pending until there is one.
-            state.missed = two_level::is_pending(memory, domain, port);
+            // There is no event word yet: remember what is pending until there is one, and what has come since FIFO is on.
+            state.missed |= two_level::is_pending(memory, domain, port);
             state.priority = EVTCHN_FIFO_PRIORITY_DEFAULT as u8;
         }
     }

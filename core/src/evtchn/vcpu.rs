@@ -152,8 +152,10 @@ impl VcpuEvents {
     /// [`VcpuEvents::end_poll`] when it runs again.
     pub fn begin_poll(&self, domain: &Domain, port: Option<Port>) {
         let what = port.map_or(POLLS_SEVERAL, |p| p.0);
-        if self.polling.swap(what, Ordering::SeqCst) == POLLS_NOTHING {
-            domain.events.pollers.fetch_add(1, Ordering::SeqCst);
+        // Counted first: a sender that ends this poll at once must not make others believe that nobody polls.
+        domain.events.pollers.fetch_add(1, Ordering::SeqCst);
+        if self.polling.swap(what, Ordering::SeqCst) != POLLS_NOTHING {
+            domain.events.pollers.fetch_sub(1, Ordering::SeqCst);
         }
     }
 

@@ -132,6 +132,24 @@ fn a_slow_sender_and_a_poll() {
     });
 }
 
+/// A vCPU that polls is told, though another one's poll ends just as it begins.
+#[test]
+fn two_that_poll() {
+    explore_more(12, || {
+        let rig = Rig::new();
+        let (hv, guest) = (&rig.host.hv, rig.host.domain(GUEST));
+        let ipi = evtchn::bind_ipi(hv, guest, VcpuId(1)).unwrap();
+        let [first, second] = [0, 1].map(|n| &rig.host.vcpu(GUEST, n).events);
+        second.begin_poll(guest, Some(ipi));
+        race(vec![
+            Box::new(|| first.begin_poll(guest, Some(rig.port))),
+            Box::new(|| rig.send()),
+            Box::new(|| evtchn::send(hv, guest, ipi).unwrap()),
+        ]);
+        assert!(!second.is_polling());
+    });
+}
+
 /// A vCPU that blocks is woken by each event, also by one that comes just then.
 #[test]
 fn an_event_and_a_block() {

@@ -228,3 +228,23 @@ fn an_event_and_the_place_for_it() {
         fifo.assert_empty();
     });
 }
+
+/// An event that comes while the guest turns to the FIFO ABI is not lost.
+#[test]
+fn an_event_and_the_switch() {
+    explore(|| {
+        let rig = Rig::new();
+        let (hv, guest) = (&rig.host.hv, rig.host.domain(GUEST));
+        race(vec![
+            Box::new(|| {
+                let control = Pin::new(hv, guest, Gfn(1)).unwrap();
+                evtchn::init_control(hv, guest, VcpuId(0), control, 0).unwrap();
+            }),
+            Box::new(|| rig.send()),
+        ]);
+        let array = Pin::new(hv, guest, Gfn(2)).unwrap();
+        let word = MachineAddr(array.mfn().addr().0 + u64::from(rig.port.0) * 4);
+        evtchn::expand_array(hv, guest, array).unwrap();
+        assert_ne!(rig.memory().load_u32(word) & EVTCHN_FIFO_PENDING, 0);
+    });
+}
