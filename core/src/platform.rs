@@ -229,7 +229,7 @@ pub trait ArchVcpu: Any + Send + Sync {
     /// `EOPNOTSUPP` where this is not to be had.
     fn set_upcall_vector(&self, vector: u8) -> Result<(), Errno>;
     /// Whether an interrupt or NMI is pending that the vCPU would take now if it ran: it does not block then. Called on
-    /// the CPU that runs the vCPU.
+    /// the CPU that runs the vCPU, during a hypercall; who holds the vCPU's state then may wake it afterwards instead.
     fn interrupt_pending(&self) -> bool {
         false
     }

@@ -248,6 +248,11 @@ impl Cx<'_> {
             Ok(Outcome::Done(value)) => value,
             Ok(Outcome::Reschedule) => {
                 self.hv().scheduler.request(self.hv(), self.cpu);
+                // It may have gone to sleep, but does not over what its APIC holds, which the hypercall could not see.
+                let takes = interrupts || self.arch.nmi_pending.load(Ordering::Acquire);
+                if takes && self.vcpu.sched.unit.is_blocked() && self.has_wakeup() {
+                    self.hv().scheduler.wake(self.hv(), self.vcpu);
+                }
                 0
             }
             Ok(Outcome::Continue(args)) => {
@@ -396,6 +401,9 @@ impl Cx<'_> {
             return;
         }
         if self.map_on_demand(fault) {
+            return;
+        }
+        if !fault.present && self.is_permitted(fault) {
             return;
         }
         if !fault.present && self.domain.p2m.demand() > 0 {

@@ -97,10 +97,10 @@ impl Cx<'_> {
         if let Pending::Lapic(vector) = pending {
             self.state.lapic.accept(vector);
             self.arm_lapic_timer();
-            // Another may be waiting behind it.
-            if let Some(next) = self.state.lapic.highest_pending() {
-                self.state.cpu.request_interrupt_window(next >> 4);
-            }
+        }
+        // Another may be waiting behind it. Upcalls are looked at anew then, too.
+        if let Some(next) = self.state.lapic.highest_pending() {
+            self.state.cpu.request_interrupt_window(next >> 4);
         }
     }
 }

@@ -360,6 +360,28 @@ fn hypercalls() {
     assert_eq!((rig.event(), rig.shutdown()), (None, None));
 }
 
+/// A vCPU does not sleep over an interrupt that came to its APIC before, unless it has interrupts off.
+#[test]
+fn a_block_over_a_waiting_interrupt() {
+    for interrupts in [false, true] {
+        let mut rig = rig();
+        rig.cx(|cx| {
+            let effect = cx.state.lapic.mmio_write(0xf0, 4, 0x1ff, Nanoseconds(0));
+            cx.lapic_effect(effect);
+        });
+        rig.arch().lapic.post(0x41, Trigger::Edge);
+        if interrupts {
+            rig.cpu(|cpu| cpu.regs_mut().rflags |= rflags::IF);
+        }
+        // sched_op(SCHEDOP_block).
+        rig.set(gpr::RAX, 29);
+        rig.set(gpr::RDI, 1);
+        rig.exit(VMMCALL, Exit::Hypercall);
+        assert_eq!(rig.reg(gpr::RAX), 0);
+        assert_eq!(rig.domain.vcpus()[0].sched.unit.is_blocked(), !interrupts);
+    }
+}
+
 #[test]
 fn xsetbv_checks_its_value() {
     let mut rig = Rig::new(Role::Guest, 0x2e7);
@@ -649,6 +671,7 @@ fn interrupts_come_by_priority() {
     rig.cx(|cx| cx.prepare_delivery());
     assert_eq!(rig.event(), Some(Event::Interrupt(0x62)));
     // The other one is of lower class than what is in service.
+    assert_eq!(rig.asked.lock().windows.len(), 1);
     rig.plain(|cpu| cpu.takes_interrupt = true);
     rig.cx(|cx| cx.prepare_delivery());
     assert_eq!(rig.event(), None);
@@ -787,4 +810,25 @@ fn upcalls_come_by_the_domain_s_vector_or_the_vcpu_s_own() {
     rig.plain(|cpu| cpu.takes_interrupt = true);
     rig.cx(deliver);
     assert_eq!(rig.event(), Some(Event::Interrupt(0x50)));
+}
+
+/// What the local APIC has waits behind an upcall, and comes when that is handled.
+#[test]
+fn an_interrupt_behind_an_upcall() {
+    use radon_core::platform::ArchDomain;
+    let mut rig = rig();
+    X86Domain::of(&rig.domain).unwrap().set_callback_via((2 << 56) | 0xf3).unwrap();
+    let info = rig.domain.vcpus()[0].events.info().unwrap();
+    rig.sys.hv.platform.memory().fetch_or_u8(info, 1);
+    rig.plain(|cpu| cpu.takes_interrupt = true);
+    rig.cx(|cx| {
+        let effect = cx.state.lapic.mmio_write(0xf0, 4, 0x1ff, Nanoseconds(0));
+        cx.lapic_effect(effect);
+    });
+    rig.arch().lapic.post(0x41, Trigger::Edge);
+    rig.cx(|cx| {
+        cx.take_signals();
+        cx.prepare_delivery();
+    });
+    assert_eq!((rig.event(), rig.asked.lock().windows.clone()), (Some(Event::Interrupt(0xf3)), [4].to_vec()));
 }
