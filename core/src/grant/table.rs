@@ -308,9 +308,12 @@ impl Table {
             }
         }
         let granted = match active.target {
-            Target::Frame { mfn, start, len } => {
-                hv.frames.get(mfn, owner.id).map(|page| Granted::Frame { page, start, len })
-            }
+            Target::Frame { mfn, start, len } => hv.frames.get(mfn, owner.id).map(|page| {
+                if write {
+                    owner.p2m.note_writer(hv, &page);
+                }
+                Granted::Frame { page, start, len }
+            }),
             Target::Transitive(domain, gref) => Some(Granted::Transitive(domain, gref)),
             Target::None => None,
         };
@@ -553,7 +556,7 @@ impl Table {
 /// Whether the owner itself can write a frame that is granted already, for reading. A frame that it gave up is nobody's to
 /// forbid.
 fn writable(hv: &Hypervisor, owner: &Domain, mfn: Mfn) -> bool {
-    hv.frames.gfn(mfn).is_none_or(|gfn| owner.p2m.query(hv, gfn).entry.kind.writable())
+    hv.frames.gfn(mfn).is_none_or(|gfn| owner.p2m.query(hv, gfn).entry.kind.writable_by_reference())
 }
 
 /// Status frames that this many frames of version 2 entries need: each has 2048 status words for 256 entries a frame.

@@ -552,6 +552,22 @@ fn pages_that_the_granter_cannot_write() {
     assert_eq!(f.flags(f.guest, 9), GTF_PERMIT_ACCESS | GTF_READING);
 }
 
+/// While writes are logged, a page that is mapped for reading can be mapped for writing, too, and is told from then on.
+#[test]
+fn a_second_use_for_writing_while_writes_are_logged() {
+    let f = fixture();
+    let (hv, p2m) = (&f.host.hv, &f.domain(f.guest).p2m);
+    f.grant(f.guest, 9, f.dom0, 20, GTF_PERMIT_ACCESS);
+    assert!(p2m.start_logging(hv, &mut || true).unwrap());
+    let told = || p2m.collect_log(hv, 0, u64::MAX, true, &mut p2m.unmapped(hv)) & 1 << 20 != 0;
+    f.map(f.dom0, f.guest, 9, 0x300, RO).unwrap();
+    assert!(!told());
+    let handle = f.map(f.dom0, f.guest, 9, 0x301, RW).unwrap();
+    assert!(told() && told());
+    assert_eq!(f.unmap(f.dom0, handle, 0x301), 0);
+    assert!(told());
+}
+
 /// The granter takes its entry back just before it is marked, some times in a row: no pin is lost and no mark stays.
 #[test]
 fn a_granter_that_races() {

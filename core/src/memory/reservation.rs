@@ -6,7 +6,7 @@ use radon_abi::trace::TRC_MEM_DECREASE_RESERVATION;
 
 use super::{MAX_EXTENTS, continue_at, first_extent};
 use crate::domain::Domain;
-use crate::frames::{Order, Placement};
+use crate::frames::{Account, Order, Placement};
 use crate::hypercall::{Args, Caller, OpResult, Outcome, SUCCESS};
 use crate::p2m::{Entry, Kind, Unmapped};
 use crate::trace::{frames_word, words};
@@ -122,7 +122,10 @@ pub(super) fn decrease(caller: &Caller<'_>, args: Args) -> OpResult {
     drop(batch);
     if p2m.demand() != 0 || account.reserved() != 0 {
         // If others were faster with what was freed, the domain goes without.
-        let _ = p2m.reserve_for_demand(caller.hv, account.reserved().saturating_add(freed));
+        let _ = p2m.reserve_for_demand(caller.hv, |account| {
+            // What others hold still is the domain's.
+            account.reserved().saturating_add(freed).min(account.limit().saturating_sub(account.pages()))
+        });
     }
     result
 }
@@ -272,11 +275,11 @@ pub(super) fn pod_target(caller: &Caller<'_>, args: Args) -> OpResult {
         if request.target_pages > account.limit() || domain.control.is_dying() {
             return Err(Errno::EINVAL);
         }
-        let missing = request.target_pages.saturating_sub(account.pages());
+        let wanted = |a: &Account| request.target_pages.saturating_sub(a.pages()).max(a.reserved());
         if account.pages() == 0 {
-            hv.frames.set_reserve(domain.id, missing)?;
-        } else if missing >= account.reserved() {
-            domain.p2m.reserve_for_demand(hv, missing)?;
+            hv.frames.set_reserve(domain.id, request.target_pages)?;
+        } else {
+            domain.p2m.reserve_for_demand(hv, wanted)?;
         }
     }
     request.pod_cache_pages = account.reserved();

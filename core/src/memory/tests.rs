@@ -432,8 +432,15 @@ fn memory_on_demand() {
     assert_eq!((p2m.demand(), hv.frames.account(guest).reserved()), (512, 99));
     assert_eq!(give_back(&[0x234, 3]), Ok(2));
     assert_eq!((p2m.demand(), hv.frames.account(guest).reserved()), (512, 101));
+    // What others hold still is the domain's, and nothing is set aside in its place beyond the limit.
+    let held = p2m.get_page(hv, Gfn(4), Access::Read).unwrap();
+    f.limit(guest, f.pages(guest) + 101);
+    assert_eq!(give_back(&[4]), Ok(1));
+    assert_eq!(hv.frames.account(guest).reserved(), 101);
+    drop(held);
+    f.limit(guest, 2048);
     // Never more is set aside than can be needed.
-    assert_eq!(target(2000), Ok((511, 512, 512)));
+    assert_eq!(target(2000), Ok((510, 512, 512)));
     assert_eq!(on_demand(&[0x600], 9), Ok(1));
     assert!(p2m.populate(hv, Gfn(0x6ff)).is_ok());
     assert_eq!((f.entry(guest, 0x600).kind, p2m.demand()), (Kind::RamRw, 512));

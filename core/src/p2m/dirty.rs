@@ -26,7 +26,7 @@ use spin::once::Once;
 
 use super::unmapped::End;
 use super::{Entry, Kind, Lookup, P2m, State, Unmapped};
-use crate::frames::Order;
+use crate::frames::{Order, PageRef};
 use crate::hypervisor::Hypervisor;
 use crate::sync::Guard;
 use crate::types::{Gfn, Mfn};
@@ -241,6 +241,14 @@ impl P2m {
         batch.belong_to(self.tag);
         batch.push(found.entry.mfn, found.order.frames(), End::Nothing);
         Ok(())
+    }
+
+    /// Notes that one of the domain's frames may be written to from now on, by a reference that was not taken with
+    /// [`P2m::get_page`].
+    pub fn note_writer(&self, hv: &Hypervisor, page: &PageRef<'_>) {
+        if let Some(gfn) = hv.frames.gfn(page.mfn()) {
+            self.log.note(gfn, 1);
+        }
     }
 
     /// The guest was kept from writing to a page. Notes it and makes the page writable, if that was because of the log.

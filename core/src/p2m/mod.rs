@@ -50,7 +50,7 @@ use alloc::boxed::Box;
 use radon_abi::errno::Errno;
 use radon_abi::trace::TRC_MEM_POD_POPULATE;
 
-use crate::frames::{self, Order, OwnedFrames, PageRef};
+use crate::frames::{self, Account, Order, OwnedFrames, PageRef};
 use crate::hypervisor::Hypervisor;
 use crate::sync::{Lock, Rank};
 use crate::trace::{frames_word, words};
@@ -224,8 +224,7 @@ impl P2m {
             if !entry.kind.counted() {
                 return Err(PageError::NotMemory);
             }
-            let writable = entry.kind.writable() || entry.kind == Kind::RamLogDirty;
-            if access == Access::Write && !writable {
+            if access == Access::Write && !entry.kind.writable_by_reference() {
                 return Err(PageError::ReadOnly);
             }
             // The frame may have gone and be used anew before the reference was taken. Nearly always nothing has changed.
@@ -342,12 +341,15 @@ impl P2m {
         result
     }
 
-    /// Sets aside what the frames to be populated on demand may need at most of `frames`.
+    /// Sets aside frames to be populated on demand: as many as `wanted` makes of those that are set aside now, but not more
+    /// than may be needed.
     ///
     /// # Errors
     /// `ENOMEM`: not that much is free.
-    pub fn reserve_for_demand(&self, hv: &Hypervisor, frames: u64) -> Result<(), Errno> {
+    pub fn reserve_for_demand(&self, hv: &Hypervisor, wanted: impl FnOnce(&Account) -> u64) -> Result<(), Errno> {
+        // None are populated meanwhile.
         let _state = self.state.lock();
+        let frames = wanted(&hv.frames.account(self.owner));
         hv.frames.set_reserve(self.owner, frames.min(self.demand()))
     }
 

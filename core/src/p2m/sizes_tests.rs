@@ -117,13 +117,13 @@ proptest! {
                     }
                 }
                 Step::Touch(g) => {
-                    let _ = p2m.reserve_for_demand(hv, 600);
+                    let _ = p2m.reserve_for_demand(hv, |_| 600);
                     if model.get(&g) == Some(&Is::OnDemand) && p2m.populate(hv, Gfn(g)).is_ok() {
                         let order = p2m.query(hv, Gfn(g)).order;
                         let first = g & !order.mask();
                         model.extend((first..first + order.frames()).map(|g| (g, Is::Own(0))));
                     }
-                    let _ = p2m.reserve_for_demand(hv, 0);
+                    let _ = p2m.reserve_for_demand(hv, |_| 0);
                 }
                 Step::Log(true) => while p2m.start_logging(hv, &mut || true) == Ok(false) {},
                 Step::Log(false) => while !p2m.stop_logging(hv, &mut || true) {},

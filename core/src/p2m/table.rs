@@ -69,6 +69,12 @@ impl Kind {
         matches!(self, Kind::RamRw | Kind::Special | Kind::Mmio | Kind::Firmware | Kind::Foreign | Kind::GrantRw)
     }
 
+    /// Whether others may write on behalf of the guest, who say so to the log.
+    #[must_use]
+    pub const fn writable_by_reference(self) -> bool {
+        self.writable() || matches!(self, Kind::RamLogDirty)
+    }
+
     /// Whether the guest may fetch instructions. Frames of other domains are data.
     #[must_use]
     pub const fn executable(self) -> bool {

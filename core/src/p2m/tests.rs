@@ -548,7 +548,7 @@ fn a_dying_domain_is_not_populated() {
     let (host, a, _) = host();
     let (hv, p2m) = (&host.hv, &host.domain(a).p2m);
     p2m.add_on_demand(hv, Gfn(0x200), Order::PAGE).unwrap();
-    p2m.reserve_for_demand(hv, 1).unwrap();
+    p2m.reserve_for_demand(hv, |_| 1).unwrap();
     // Not even where it was gone through already.
     assert!(p2m.relinquish(hv, &mut || true));
     assert_eq!(p2m.populate(hv, Gfn(0x200)), Err(Errno::EINVAL));

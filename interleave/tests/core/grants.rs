@@ -20,9 +20,8 @@ fn part(rig: &Rig, part: Part) -> u64 {
     rig.host.domain(GUEST).grants.frame(&rig.host.hv, GUEST, part, 0).unwrap().mfn().addr().0
 }
 
-/// dom0 maps what the guest grants, while the guest takes it back by `revoke`, which says whether it is nobody's any more.
-fn race_of(rig: &Rig, revoke: impl Fn() -> bool + Sync) {
-    let revoked = AtomicBool::new(false);
+/// dom0 asks to map what the guest grants. Returns whether it was mapped.
+fn map(rig: &Rig) -> bool {
     let request = MapGrantRef {
         host_addr: 0x10_0000,
         flags: GNTMAP_HOST_MAP,
@@ -34,15 +33,40 @@ fn race_of(rig: &Rig, revoke: impl Fn() -> bool + Sync) {
     };
     let caller = rig.host.caller(DOM0, 0);
     caller.write(GuestVirtAddr(0x1000), &request).unwrap();
+    dispatch(&caller, GRANT_TABLE_OP, Args([GNTTABOP_MAP_GRANT_REF.into(), 0x1000, 1, 0, 0, 0])).unwrap();
+    caller.read::<MapGrantRef>(GuestVirtAddr(0x1000)).unwrap().status == GNTST_OKAY
+}
+
+/// dom0 maps what the guest grants, while the guest takes it back by `revoke`, which says whether it is nobody's any more.
+fn race_of(rig: &Rig, revoke: impl Fn() -> bool + Sync) {
+    let [mapped, revoked] = [const { AtomicBool::new(false) }; 2];
     race(vec![
-        Box::new(|| {
-            let args = Args([GNTTABOP_MAP_GRANT_REF.into(), 0x1000, 1, 0, 0, 0]);
-            dispatch(&rig.host.caller(DOM0, 0), GRANT_TABLE_OP, args).unwrap();
-        }),
+        Box::new(|| mapped.store(map(rig), Ordering::SeqCst)),
         Box::new(|| revoked.store(revoke(), Ordering::SeqCst)),
     ]);
-    let mapped = caller.read::<MapGrantRef>(GuestVirtAddr(0x1000)).unwrap().status == GNTST_OKAY;
-    assert!(!mapped || !revoked.load(Ordering::SeqCst), "mapped, though the granter has it back");
+    let [mapped, revoked] = [mapped, revoked].map(|b| b.load(Ordering::SeqCst));
+    assert!(!mapped || !revoked, "mapped, though the granter has it back");
+}
+
+/// The guest grants its frame 3 in version 1. Returns where the entry is.
+fn grant(rig: &Rig) -> MachineAddr {
+    let at = MachineAddr(part(rig, Part::Shared) + u64::from(GREF) * 8);
+    rig.memory().store_u64(at, 3 << 32 | u64::from(DOM0.0) << 16 | u64::from(GTF_PERMIT_ACCESS));
+    at
+}
+
+/// What is mapped for writing is told by the log, also if it is collected just then: others write from now on.
+#[test]
+fn a_grant_that_is_mapped_and_the_log_of_writes() {
+    explore_more(4, || {
+        let rig = Rig::new();
+        grant(&rig);
+        let (hv, p2m) = (&rig.host.hv, &rig.host.domain(GUEST).p2m);
+        while !p2m.start_logging(hv, &mut || true).unwrap() {}
+        let collect = || p2m.collect_log(hv, 0, u64::MAX, true, &mut p2m.unmapped(hv));
+        race(vec![Box::new(|| assert!(map(&rig))), Box::new(|| _ = collect())]);
+        assert_ne!(collect() & 1 << 3, 0);
+    });
 }
 
 /// Version 1: the granter exchanges the flags for none, unless they say that the entry is in use.
@@ -50,8 +74,7 @@ fn race_of(rig: &Rig, revoke: impl Fn() -> bool + Sync) {
 fn a_grant_that_is_mapped_and_taken_back() {
     explore_more(4, || {
         let rig = Rig::new();
-        let at = MachineAddr(part(&rig, Part::Shared) + u64::from(GREF) * 8);
-        rig.memory().store_u64(at, 3 << 32 | u64::from(DOM0.0) << 16 | u64::from(GTF_PERMIT_ACCESS));
+        let at = grant(&rig);
         race_of(&rig, || {
             let flags = rig.memory().load_u64(at) as u16;
             u64::from(flags) & IN_USE == 0 && rig.memory().compare_exchange_u16(at, flags, 0) == flags

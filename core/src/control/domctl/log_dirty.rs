@@ -105,6 +105,13 @@ pub(super) fn collect(caller: &Caller<'_>, args: Args, domain: &Arc<Domain>, mut
         return Err(Errno::EINVAL);
     }
     let mut progress = begin(domain, args, &r)?;
+    if progress.word == 0 && domain.shutdown_reason().is_some() {
+        // The last time: dom0 hears of a shutdown before all vCPUs are off their CPUs, and one may write something still.
+        if caller.hv.scheduler.pause_domain_sync(caller.hv, domain, caller.vcpu).is_err() {
+            return Ok(Outcome::Continue(args));
+        }
+        caller.hv.scheduler.unpause_domain(caller.hv, &domain.sched);
+    }
     r.pages = r.pages.min(domain.p2m.limit().0);
     let done = steps(caller, domain, &r, &mut progress);
     set_progress(domain, if done == Ok(false) { Some(progress) } else { None });

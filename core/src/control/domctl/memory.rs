@@ -8,12 +8,15 @@ use zerocopy::IntoBytes;
 use super::{log_dirty, request, write};
 use crate::domain::Domain;
 use crate::hypercall::{Args, Caller, OpResult, Outcome, SUCCESS};
+use crate::p2m::Kind;
 use crate::types::{Gfn, GuestVirtAddr, PAGE_SIZE};
 
 /// Most frames that are described at once.
 const FRAMES_MAX: u64 = 1024;
 /// Frames whose numbers are copied in and whose types are copied out at once: the caller's tables are walked for each copy.
 const CHUNK: usize = 64;
+/// What populating a frame costs, which may mean that 2 MiB are zeroed.
+const POPULATE_COST: u64 = 64;
 /// Table pages in a MiB.
 const PAGES_PER_MIB: u64 = (1 << 20) / PAGE_SIZE;
 
@@ -25,8 +28,10 @@ pub(super) fn max_mem(caller: &Caller<'_>, args: Args) -> OpResult {
 }
 
 /// `XEN_DOMCTL_getpageframeinfo3`: whether guest frames are memory that has to be saved. Each gfn is replaced by a type.
+/// Frames that are populated on demand are populated: what was no memory when it was saved is none when it is restored.
 ///
-/// Work: 1024 frames at most, continued. Errors: `E2BIG`: more frames. `EFAULT`.
+/// Work: 1024 frames at most, continued. Errors: `E2BIG`: more frames. `EFAULT`. `ENOMEM`: the domain has used up what was
+/// set aside for it.
 pub(super) fn get_page_frame_info3(caller: &Caller<'_>, args: Args) -> OpResult {
     let (domain, mut r): (_, GetPageFrameInfo3) = request(caller, args)?;
     if r.num > FRAMES_MAX {
@@ -42,7 +47,14 @@ pub(super) fn get_page_frame_info3(caller: &Caller<'_>, args: Args) -> OpResult 
         };
         caller.memory.read(GuestVirtAddr(r.array), frames.as_mut_bytes())?;
         for frame in &mut *frames {
-            let memory = domain.p2m.query(caller.hv, Gfn(*frame)).entry.kind.own_ram();
+            let mut kind = domain.p2m.query(caller.hv, Gfn(*frame)).entry.kind;
+            if kind == Kind::OnDemand {
+                domain.p2m.populate(caller.hv, Gfn(*frame))?;
+                // Overdrawn by this chunk at most; the next one finds out.
+                (0..POPULATE_COST).for_each(|_| _ = caller.spend());
+                kind = domain.p2m.query(caller.hv, Gfn(*frame)).entry.kind;
+            }
+            let memory = kind.own_ram();
             let kind = if memory { abi::XEN_DOMCTL_PFINFO_NOTAB } else { abi::XEN_DOMCTL_PFINFO_XTAB };
             *frame = u64::from(kind);
         }

@@ -426,3 +426,26 @@ fn pauses_count() {
     assert_eq!(flags() & abi::XEN_DOMINF_PAUSED, 0);
     assert_eq!(call(abi::XEN_DOMCTL_UNPAUSEDOMAIN, 1), Err(Errno::EINVAL));
 }
+
+/// What is to be saved is populated first, or the question fails.
+#[test]
+fn frames_on_demand_are_memory_when_they_are_asked_for() {
+    let host = host();
+    let id = built(&host);
+    let hv = &host.hv;
+    let domain = hv.domains.get(DomainId(id)).unwrap();
+    domain.p2m.add_on_demand(hv, Gfn(100), Order::PAGE).unwrap();
+    domain.p2m.add_on_demand(hv, Gfn(101), Order::PAGE).unwrap();
+    domain.p2m.reserve_for_demand(hv, |_| 1).unwrap();
+    let caller = host.caller(DOM0, 0);
+    let ask = |gfns: [u64; 3]| {
+        caller.write(GuestVirtAddr(BUFFER), &gfns).unwrap();
+        let r = abi::GetPageFrameInfo3 { num: 3, array: BUFFER };
+        let result = domctl_op(&host, abi::XEN_DOMCTL_GETPAGEFRAMEINFO3, id, &r).0;
+        result.map(|_| caller.read::<[u64; 3]>(GuestVirtAddr(BUFFER)).unwrap())
+    };
+    let none = u64::from(abi::XEN_DOMCTL_PFINFO_XTAB);
+    assert_eq!(ask([5, 100, 200]), Ok([0, 0, none]));
+    assert_eq!(domain.p2m.query(hv, Gfn(100)).entry.kind, Kind::RamRw);
+    assert_eq!(ask([5, 101, 200]), Err(Errno::ENOMEM));
+}
