@@ -49,11 +49,11 @@ struct Incoming<'a> {
 ///
 /// # Errors
 /// `EINVAL`: a record of an unknown type, for no vCPU, of the wrong size, or with a state that cannot be. `ENODATA`: no
-/// header, or no end. `EBUSY`: a vCPU is not off its CPU.
+/// header, or no end. `EBUSY`: a vCPU is not off its CPU. The domain is as it was then.
 pub fn load(hv: &Hypervisor, domain: &Domain, x86: &X86Domain, records: &[u8]) -> Result<(), Errno> {
     let count = x86.tsc.count(hv, x86.machine().ok_or(Errno::EOPNOTSUPP)?);
     let incoming = read(domain, records)?;
-    incoming.iter().try_for_each(|i| i.check(&x86.cpuid))?;
+    domain.vcpus().iter().zip(&incoming).try_for_each(|(v, i)| i.check(v, &x86.cpuid))?;
     // Those that have no registers to go on with stay down.
     domain.vcpus().iter().for_each(|v| hv.scheduler.take_down(hv, v));
     // A vCPU that comes up later has the counter of the first.
@@ -116,8 +116,10 @@ impl<'a> Incoming<'a> {
         Ok(())
     }
 
-    /// Whether a processor of this policy can be in that state.
-    fn check(&self, policy: &CpuidPolicy) -> Result<(), Errno> {
+    /// Whether a processor of this policy can be in that state, so that [`Incoming::apply`] does not fail.
+    fn check(&self, vcpu: &Vcpu, policy: &CpuidPolicy) -> Result<(), Errno> {
+        let arch = X86Vcpu::of(vcpu).ok_or(Errno::EOPNOTSUPP)?;
+        let mut state = arch.state.try_lock().ok_or(Errno::EBUSY)?;
         if let Some(cpu) = &self.cpu {
             cpu::check(cpu, policy)?;
         }
@@ -127,11 +129,14 @@ impl<'a> Incoming<'a> {
         if let Some((head, rest)) = &self.xsave {
             check_xsave(head, rest, policy)?;
         }
-        if self.msrs.iter().all(|m| m.rsvd == 0 && (m.val == 0 || SINGLE_MSRS.contains(&m.index))) {
-            Ok(())
-        } else {
-            Err(Errno::EINVAL)
+        if let Some(lapic) = self.lapic {
+            state.lapic.saved_mode(lapic).map_err(|_| Errno::EINVAL)?;
         }
+        // These MSRs are nowhere else but in there.
+        let mut msrs = state.msrs.clone();
+        let mut accepted = |m: &OneMsr| msrs.write(m.index, m.val, policy, &mut *state.cpu).is_ok();
+        let fits = |m: &OneMsr| m.rsvd == 0 && (m.val == 0 || SINGLE_MSRS.contains(&m.index) && accepted(m));
+        if self.msrs.iter().all(fits) { Ok(()) } else { Err(Errno::EINVAL) }
     }
 
     fn apply(
@@ -243,8 +248,7 @@ fn check_xsave(head: &CpuXsave, rest: &[u8], policy: &CpuidPolicy) -> Result<(),
         && head.xstate_bv & !head.xcr0_accum == 0
         && head.xcomp_bv == 0
         && head.reserved == [0; 6];
-    // Room for what is not there need not be given.
-    let extended = head.xstate_bv & !3 != 0;
-    let needed = xsave_size(policy).saturating_sub(LEGACY.saturating_add(XSAVE_HEADER));
-    if sound && (!extended || rest.len() >= needed) { Ok(()) } else { Err(Errno::EINVAL) }
+    // Room for what was never used need not be given.
+    let needed = (policy.state_size(head.xstate_bv) as usize).saturating_sub(LEGACY.saturating_add(XSAVE_HEADER));
+    if sound && rest.len() >= needed { Ok(()) } else { Err(Errno::EINVAL) }
 }

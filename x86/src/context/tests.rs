@@ -210,7 +210,7 @@ fn bad_records_change_nothing() {
     short.truncate(short.len() - 9);
     let bad_mtrr = Mtrr { msr_mtrr_def_type: 2, ..Mtrr::default() };
     let bad_msr = OneMsr { index: 0x10, rsvd: 0, val: 1 };
-    let msr_record: Vec<u8> = [1_u32, 0].as_bytes().iter().chain(bad_msr.as_bytes()).copied().collect();
+    let msrs = |msr: OneMsr| -> Vec<u8> { [1_u32, 0].as_bytes().iter().chain(msr.as_bytes()).copied().collect() };
     let mut xsave = CpuXsave::new_zeroed();
     xsave.xcr0 = 0x1_0007;
     xsave.xcr0_accum = 0x1_0007;
@@ -231,14 +231,17 @@ fn bad_records_change_nothing() {
         (raw(save::HVM_SAVE_CODE_PCI_IRQ, 0, &[0; 8]), Errno::EINVAL),
         (raw(99, 0, &[]), Errno::EINVAL),
         (raw(save::HVM_SAVE_CODE_MTRR, 0, bad_mtrr.as_bytes()), Errno::EINVAL),
-        (raw(save::HVM_SAVE_CODE_CPU_MSR, 0, &msr_record), Errno::EINVAL),
+        (raw(save::HVM_SAVE_CODE_CPU_MSR, 0, &msrs(bad_msr)), Errno::EINVAL),
         (raw(save::HVM_SAVE_CODE_CPU_MSR, 0, &[9, 0, 0, 0, 0, 0, 0, 0]), Errno::EINVAL),
         (raw(save::HVM_SAVE_CODE_CPU_XSAVE, 0, xsave.as_bytes()), Errno::EINVAL),
         (raw(save::HVM_SAVE_CODE_LAPIC, 0, &[0; 23]), Errno::EINVAL),
+        (raw(save::HVM_SAVE_CODE_LAPIC, 0, &[0; 24]), Errno::EINVAL),
+        (raw(save::HVM_SAVE_CODE_CPU_MSR, 0, &msrs(OneMsr { index: 0x48, rsvd: 0, val: 1 << 40 })), Errno::EINVAL),
     ];
     for (n, (bytes, errno)) in cases.iter().enumerate() {
         assert_eq!(set_context(&host, id, bytes), Err(*errno), "case {n}");
         assert_eq!(context(&host, id), before, "case {n}");
+        assert!(!host.hv.domains.get(DomainId(id)).unwrap().vcpus()[0].sched.unit.is_down(), "case {n}");
     }
     let huge = HvmContext { size: u32::MAX, buffer: BUFFER, _pad: 0 };
     assert_eq!(domctl(&host, abi::XEN_DOMCTL_SETHVMCONTEXT, id, &huge).0, Err(Errno::ENOMEM));

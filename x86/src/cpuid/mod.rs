@@ -289,7 +289,7 @@ impl CpuidPolicy {
     }
 
     /// Bytes of an XSAVE area in standard format for these components.
-    fn state_size(&self, states: u64) -> u32 {
+    pub(crate) fn state_size(&self, states: u64) -> u32 {
         let mut size = XSAVE_HEADER_END;
         for (n, [bytes, offset, ..]) in self.state.iter().enumerate().skip(2) {
             if states & 1_u64.wrapping_shl(n as u32) != 0 {

@@ -72,6 +72,23 @@ impl Lapic {
         out
     }
 
+    /// The mode in a saved state.
+    ///
+    /// # Errors
+    /// [`InvalidState`] if this guest cannot be in it.
+    pub fn saved_mode(&self, saved: &[u8; HVM_LAPIC_SIZE]) -> Result<ApicMode, InvalidState> {
+        let base = get_u64(saved, 0);
+        if base & !(reg::BASE_BOOT_CPU | reg::BASE_ENABLE | reg::BASE_X2APIC) != MMIO_BASE.0 {
+            return Err(InvalidState);
+        }
+        match (base & reg::BASE_ENABLE != 0, base & reg::BASE_X2APIC != 0) {
+            (false, false) => Ok(ApicMode::Disabled),
+            (true, false) => Ok(ApicMode::XApic),
+            (true, true) if self.config.x2apic => Ok(ApicMode::X2Apic),
+            _ => Err(InvalidState),
+        }
+    }
+
     /// Takes over a saved state. Both records belong together. `tsc` is the guest's counter as it will run on.
     /// The boot-processor flag and the id stay this APIC's own.
     ///
@@ -84,16 +101,7 @@ impl Lapic {
         registers: &[u8; HVM_LAPIC_REGS_SIZE],
         tsc: &GuestTsc,
     ) -> Result<(), InvalidState> {
-        let base = get_u64(saved, 0);
-        if base & !(reg::BASE_BOOT_CPU | reg::BASE_ENABLE | reg::BASE_X2APIC) != MMIO_BASE.0 {
-            return Err(InvalidState);
-        }
-        let mode = match (base & reg::BASE_ENABLE != 0, base & reg::BASE_X2APIC != 0) {
-            (false, false) => ApicMode::Disabled,
-            (true, false) => ApicMode::XApic,
-            (true, true) if self.config.x2apic => ApicMode::X2Apic,
-            _ => return Err(InvalidState),
-        };
+        let mode = self.saved_mode(saved)?;
         let register = |number: u32| get_u32(registers, (number << 4) as usize);
         let vectors = |first: u32| {
             let mut set = VectorSet::default();

@@ -204,16 +204,15 @@ impl Timer {
         self.divide = value & 0b1011;
     }
 
-    /// Restores a counter that read `current` when it was saved.
+    /// Restores a counter that read `current` when it was saved. Xen leaves zero there and counts from the beginning again,
+    /// also where the counter had come to its end.
     pub(super) fn restore(&mut self, mode: Mode, divide: u32, initial: u32, current: u32, now: Nanoseconds) {
         *self = Timer::new();
         self.mode = mode;
         self.divide = divide & 0b1011;
         if mode != Mode::TscDeadline {
             self.initial = initial;
-            // A periodic counter never rests at zero.
-            let rests = mode == Mode::Periodic && current == 0;
-            self.remaining = if rests { initial } else { current.min(initial) };
+            self.remaining = if current == 0 { initial } else { current.min(initial) };
             self.reference = now;
         }
     }
