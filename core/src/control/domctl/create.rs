@@ -47,6 +47,7 @@ fn create_domain(hv: &Hypervisor, _: Privilege, wanted: DomainId, config: &Creat
     if !hv.frames.has_room() {
         return Err(Errno::ENOMEM);
     }
+    let (frames, maptrack) = grant_limits(hv, config)?;
     let id = free_number(hv, wanted)?;
     let NewDomain { table, tag, arch } = factory.new_domain(hv, id, config)?;
     let p2m = P2m::new(id, table, tag, false);
@@ -62,7 +63,6 @@ fn create_domain(hv: &Hypervisor, _: Privilege, wanted: DomainId, config: &Creat
     domain.sched.set_pool(config.cpupool_id);
     hv.scheduler.pause_domain(hv, &domain.sched);
     domain.events.set_max_port(config.max_evtchn_port);
-    let (frames, maptrack) = grant_limits(hv, config)?;
     domain.grants.set_limits(frames, maptrack);
     hv.frames.open_account(id);
     hv.domains.insert(domain.clone()).inspect_err(|_| hv.frames.close_account(id))?;
