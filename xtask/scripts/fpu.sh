@@ -11,4 +11,5 @@ ok "dom0's floating point"
 guest_says fpu "RADON-TEST: script exit" 120 || { show_guest fpu; fail "the guest does not end"; }
 grep "probe:" "$(console_of fpu)"
 grep -q "RADON-TEST: script exit 0" "$(console_of fpu)" || { show_guest fpu; fail "the guest's floating point"; }
+[ "$(argument keys 0)" = 0 ] || grep -q "probe: .*protection keys" "$(console_of fpu)" || fail "the guest has protection keys"
 ok "the guest's floating point"

@@ -187,9 +187,39 @@ fn has_avx() -> bool {
     std::is_x86_feature_detected!("avx")
 }
 
+/// Whether the system has turned protection keys on (CPUID leaf 7, ECX: OSPKE).
+fn has_keys() -> bool {
+    const OSPKE: u32 = 1 << 4;
+    std::arch::x86_64::__cpuid_count(7, 0).ecx & OSPKE != 0
+}
+
+/// Sets the rights of the protection keys.
+///
+/// # Safety
+/// There are keys; key 0, which all memory has, stays allowed.
+unsafe fn set_keys(rights: u32) {
+    // SAFETY: the caller says so.
+    unsafe { asm!("wrpkru", in("eax") rights, in("ecx") 0, in("edx") 0, options(nostack)) };
+}
+
+/// The rights of the protection keys.
+///
+/// # Safety
+/// There are keys.
+unsafe fn keys() -> u32 {
+    let rights;
+    // SAFETY: the caller says so.
+    unsafe { asm!("rdpkru", out("eax") rights, in("ecx") 0, out("edx") _, options(nostack)) };
+    rights
+}
+
 /// What is checked here, in words.
 pub(crate) fn kinds() -> &'static str {
-    if has_avx() { "x87 and AVX" } else { "x87 and SSE" }
+    match (has_avx(), has_keys()) {
+        (true, true) => "x87, AVX and protection keys",
+        (true, false) => "x87 and AVX",
+        (false, _) => "x87 and SSE",
+    }
 }
 
 /// A sequence in which one wrong bit anywhere changes the end (the logistic map, in its chaotic range).
@@ -234,15 +264,25 @@ fn chaos_x87() -> [u8; 16] {
 pub(crate) fn check(time: Duration, seed: u64) -> Result<u64, String> {
     let mut random = Random(seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let (scalar, extended) = (chaos(), chaos_x87());
-    let avx = has_avx();
+    let (avx, has_keys) = (has_avx(), has_keys());
     let end = Instant::now() + time;
     let mut rounds = 0;
     while rounds == 0 || Instant::now() < end {
         rounds += 1;
         let image = Image::new(&mut random);
         let spins = 1 + random.next() % 20_000;
+        // No memory has any key but the first.
+        let rights = random.next() as u32 & !3;
+        if has_keys {
+            // SAFETY: there are keys, and the first one's bits are clear.
+            unsafe { set_keys(rights) };
+        }
         // SAFETY: AVX was asked for.
         let found = if avx { unsafe { hold_avx(&image, spins) } } else { hold_sse(&image, spins) };
+        // SAFETY: there are keys.
+        if has_keys && unsafe { keys() } != rights {
+            return Err(format!("process {seed}, round {rounds}: the rights of protection keys are not {rights:#x}"));
+        }
         if let Some(what) = found.difference(&image) {
             return Err(format!("process {seed}, round {rounds}: {what}"));
         }

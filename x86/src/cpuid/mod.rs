@@ -254,13 +254,7 @@ impl CpuidPolicy {
     /// of the guest uses.
     fn copy_states(&mut self, host: &dyn HostCpuid, xcr0: u64) {
         let [low, _, _, high] = host_leaf(host, 0xd, 0);
-        let mut states = (u64::from(low) | u64::from(high) << 32) & xcr0 & 0x3;
-        if self.has(Feature::AVX) {
-            states |= 0x4;
-        }
-        if self.has(Feature::AVX512F) {
-            states |= 0xe0;
-        }
+        let states = (u64::from(low) | u64::from(high) << 32) & xcr0 & table::states(&self.features());
         for (n, slot) in self.state.iter_mut().enumerate().skip(2) {
             if states & 1_u64.wrapping_shl(n as u32) != 0 {
                 let [size, offset, flags, _] = host_leaf(host, 0xd, n as u32);
@@ -552,13 +546,7 @@ impl CpuidPolicy {
         self.vendor = maximum.vendor;
         self.set_features(&words);
 
-        let mut states = self.xcr0_mask() & maximum.xcr0_mask();
-        if !self.has(Feature::AVX) {
-            states &= 3;
-        }
-        if !self.has(Feature::AVX512F) {
-            states &= 7;
-        }
+        let states = self.xcr0_mask() & maximum.xcr0_mask() & table::states(&words);
         for (slot, most) in self.state.iter_mut().zip(&maximum.state).skip(2) {
             *slot = *most; // sizes and offsets are the machine's
         }

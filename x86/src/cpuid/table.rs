@@ -19,8 +19,6 @@ const WITHHELD: &[Feature] = &[
     // No nested virtualization.
     Feature::VMX,
     Feature::SVM,
-    // PKRU is not switched with the guest.
-    Feature::PKU,
     // The address masks of the debug registers are not switched with the guest.
     Feature::DBEXT,
     // Bound registers have left the architecture.
@@ -77,6 +75,7 @@ const REQUIREMENTS: &[(Feature, Feature)] = &[
     (Feature::FSGSBASE, Feature::LM),
     (Feature::INVPCID, Feature::PCID),
     (Feature::XSAVE, Feature::FXSR),
+    (Feature::PKU, Feature::XSAVE),
     (Feature::XSAVEOPT, Feature::XSAVE),
     (Feature::XSAVEC, Feature::XSAVE),
     (Feature::XGETBV1, Feature::XSAVE),
@@ -123,7 +122,13 @@ const REQUIREMENTS: &[(Feature, Feature)] = &[
 ];
 
 /// Features that need a component of the XSAVE area, as a mask of XCR0.
-const NEEDS_STATE: &[(Feature, u64)] = &[(Feature::AVX, 0x7), (Feature::AVX512F, 0xe7)];
+const NEEDS_STATE: &[(Feature, u64)] = &[(Feature::AVX, 0x7), (Feature::AVX512F, 0xe7), (Feature::PKU, 0x200)];
+
+/// The components of the XSAVE area that a guest with these features may have.
+pub(super) fn states(words: &FeatureWords) -> u64 {
+    let of = |(feature, states): &(Feature, u64)| if has(words, *feature) { *states } else { 0 };
+    NEEDS_STATE.iter().map(of).fold(0x3, |all, states| all | states)
+}
 
 /// Whether a featureset has a feature.
 #[must_use]
@@ -215,7 +220,7 @@ mod tests {
             Feature::AVX512_BF16,
             Feature::ITSC,
             Feature::OSXSAVE,
-            Feature::PKU,
+            Feature::OSPKE,
             Feature::IBS,
             Feature::LWP,
             Feature::TOPOEXT,

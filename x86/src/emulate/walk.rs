@@ -110,7 +110,8 @@ enum Kind {
     Long,
 }
 
-/// A vCPU's paging mode, taken from its control registers once per operation.
+/// A vCPU's paging mode, taken from its control registers once per operation. Protection keys are not looked at: what the
+/// processor does not check before it leaves guest mode (string I/O, a hypercall's user memory) is done whatever they say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Paging {
     kind: Kind,
