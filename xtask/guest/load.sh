@@ -1,7 +1,7 @@
 # Load for a guest that is saved, restored or migrated meanwhile: one worker per CPU fills files in memory, another one
 # the disk if there is one, another fetches from dom0 if it is told what (radon.net=address:port:md5sum). What was
 # written is checked rounds later, when the guest may live elsewhere. Clocks are compared across CPUs.
-# Workers rest radon.rest=microseconds after each round.
+# Workers rest radon.rest=microseconds after each round. Memory that was never used is filled when the console asks for it.
 # Says "load N" each second, with the rounds of the workers; and BAD when something is not as it was.
 bad() { echo "BAD $*"; }
 
@@ -73,7 +73,17 @@ network() {
     done
 }
 
+# Told on the console how many megabytes, fills as much memory that was not in use.
+fill() {
+    read -r size </dev/console
+    dd if=/dev/zero of=/tmp/filled bs=1M count="$size" 2>/dev/null
+    is=$(md5sum </tmp/filled)
+    [ "$is" = "$(dd if=/dev/zero bs=1M count="$size" 2>/dev/null | md5sum)" ] || bad "memory: filled with zeros: $is"
+    echo "filled $size"
+}
+
 modprobe -a -q xen-blkfront xen-netfront
+fill &
 rest=0
 for word in $(cat /proc/cmdline); do
     case $word in radon.rest=*) rest=${word#*=} ;; esac

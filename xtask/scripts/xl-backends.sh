@@ -40,12 +40,27 @@ wait_for 30 white || fail "what the guest painted"
 is "$(sleep 2 | nc -w 5 127.0.0.1 5900 | head -c 7)" "RFB 003" || fail VNC
 ok vfb
 
-xl shutdown -w one >/dev/null || fail shutdown
+# Another QEMU serves the restored guest's disk and screen.
+xl save one /tmp/one.save >/tmp/save.log 2>&1 || { cat /tmp/save.log; show_guest one; fail save; }
 gone() { ! xl list one >/dev/null 2>&1 && ! ps | grep -q '[x]en-qemu-system'; }
+wait_for 60 gone || { xl list; ps; fail "the saved guest is gone, and QEMU too"; }
+xl restore /tmp/one.save >/tmp/restore.log 2>&1 || { cat /tmp/restore.log; fail restore; }
+rm /tmp/one.save
+part() { echo "dd if=/dev/xvda bs=64k skip=$1 count=16 2>/dev/null | md5sum"; }
+is "$(in_guest one "echo 3 >/proc/sys/vm/drop_caches; $(part 32)" | grep -o '^[0-9a-f]*')" \
+    "$(seq 500000 | head -c 1048576 | md5sum | cut -d' ' -f1)" || fail "read qcow2 after it was restored"
+in_guest one "seq 600000 | head -c 1048576 | dd of=/dev/xvda bs=64k seek=64 2>/dev/null && sync" >/dev/null ||
+    fail "write qcow2 after it was restored"
+wait_for 60 white || fail "the screen after it was restored"
+ok "save and restore"
+
+xl shutdown -w one >/dev/null || fail shutdown
 wait_for 60 gone || { xl list; ps; fail "it is gone, and QEMU too"; }
 qemu-img check -q /tmp/first.qcow2 || fail "the image is damaged"
 qemu-img convert -O raw /tmp/first.qcow2 /tmp/raw || fail convert
 is "$(dd if=/tmp/raw bs=64k skip=32 count=32 2>/dev/null | md5sum)" "$(seq 500000 | head -c 2097152 | md5sum)" ||
     fail "what was written to qcow2"
+is "$(dd if=/tmp/raw bs=64k skip=64 count=16 2>/dev/null | md5sum)" "$(seq 600000 | head -c 1048576 | md5sum)" ||
+    fail "what was written to qcow2 after it was restored"
 is "$(xenstore-ls /local/domain/0/backend 2>/dev/null | grep -c 'frontend = ')" 0 || fail "back ends are left"
 ok shutdown

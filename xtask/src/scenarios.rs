@@ -129,6 +129,8 @@ pub(crate) fn all() -> Vec<Scenario> {
         fpu("fpu"),
         fpu("fpu-avx").avx().cpu_flags(",+pku").dom0_append("radon.keys=1"),
         Scenario::new("xl-save")
+            .avx()
+            .cpu_flags(",+pku")
             .limit(400)
             .script(include_str!("../scripts/xl-save.sh"), &["boot", "save", "restore", "shutdown"]),
         Scenario::new("xl-migrate").cpus(2, Threads::Single).limit(600).script(
