@@ -293,7 +293,7 @@ fn virsh(name: &'static str) -> Scenario {
 }
 
 /// Floating point in dom0 and a guest at once. In turns: QEMU with one thread per CPU has a race of FXRSTOR with #VMEXIT on
-/// its first CPU (see the book, "What QEMU spoils").
+/// its first CPU (see the book, "A race in QEMU").
 fn fpu(name: &'static str) -> Scenario {
     Scenario::new(name)
         .cpus(2, Threads::Single)

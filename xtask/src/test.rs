@@ -224,7 +224,9 @@ fn perform(check: Check, lab: &Lab, log: &Path) -> Result<Verdict> {
             let mut outcome = lab.boot(&scenario)?;
             let mut notes = Vec::new();
             if met_double_exit(&outcome) {
-                notes.push(format!("run again after the crash that NEXT.md describes as unexplained: {DOUBLE_EXIT}"));
+                notes.push(format!(
+                    "run again after QEMU took one #VMEXIT for two (the book's 'A race in QEMU'): {DOUBLE_EXIT}"
+                ));
                 outcome = lab.boot(&scenario)?;
             }
             let mut verdict = match outcome.failure {
@@ -237,12 +239,11 @@ fn perform(check: Check, lab: &Lab, log: &Path) -> Result<Verdict> {
     }
 }
 
-/// What Radon says of a crash in which QEMU with one thread per CPU seems to have carried out one #VMEXIT twice: the
+/// What Radon says of a crash in which QEMU with one thread per CPU carried out a second #VMEXIT in the hypervisor: the
 /// guest's saved state is then the hypervisor's, which no processor does and nothing can mend.
 const DOUBLE_EXIT: &str = "with the hypervisor's own CR3 in the VMCB";
 
-/// Whether a machine failed by the one crash that is known and not explained. Such a machine gets one more try, and the
-/// result says so.
+/// Whether a machine failed by QEMU's race. Such a machine gets one more try, and the result says so.
 fn met_double_exit(outcome: &Outcome) -> bool {
     outcome.failure.is_some() && outcome.lines.iter().any(|line| line.contains(DOUBLE_EXIT))
 }

@@ -733,7 +733,7 @@ impl VirtualCpu for SvmCpu {
 
     fn describe_exit(&self) -> String {
         let v = &self.vmcb;
-        // Seen a few times under QEMU with one thread per CPU; no processor does it. `xtask test` knows these words.
+        // A race of QEMU with one thread per CPU (see the book); no processor does it. `xtask test` knows these words.
         let own = if v.cr3 == cr::read_cr3() { ", with the hypervisor's own CR3 in the VMCB" } else { "" };
         format!(
             "exit {:#x} info {:#x} {:#x} event {:#x}, entered with event {:#x} interrupt {:#x} ASID {} on CPU{}{own}",
