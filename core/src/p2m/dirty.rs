@@ -246,7 +246,9 @@ impl P2m {
     /// Notes that one of the domain's frames may be written to from now on, by a reference that was not taken with
     /// [`P2m::get_page`].
     pub fn note_writer(&self, hv: &Hypervisor, page: &PageRef<'_>) {
-        if let Some(gfn) = hv.frames.gfn(page.mfn()) {
+        if self.is_logging()
+            && let Some(gfn) = hv.frames.gfn(page.mfn())
+        {
             self.log.note(gfn, 1);
         }
     }
