@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::arch::asm;
 
 use radon_abi::errno::Errno;
 use radon_core::platform::{
@@ -210,15 +211,19 @@ impl Machine for BareMetal {
 
     fn device_read(&self, at: MachineAddr, size: u8) -> u64 {
         let Some(p) = device_pointer(at, size) else { return u64::MAX };
+        let value: u64;
+        // AMD's processors want configuration space in memory accessed through AL, AX or EAX (MMIO configuration coding
+        // requirements, BKDG and PPR).
         // SAFETY: an aligned address of a device's registers, mapped uncached; see `device_pointer`.
         unsafe {
             match size {
-                1 => u64::from(p.read_volatile()),
-                2 => u64::from(p.cast::<u16>().read_volatile()),
-                4 => u64::from(p.cast::<u32>().read_volatile()),
-                _ => p.cast::<u64>().read_volatile(),
+                1 => asm!("mov al, [{}]", in(reg) p, inout("rax") 0_u64 => value, options(nostack, preserves_flags)),
+                2 => asm!("mov ax, [{}]", in(reg) p, inout("rax") 0_u64 => value, options(nostack, preserves_flags)),
+                4 => asm!("mov eax, [{}]", in(reg) p, inout("rax") 0_u64 => value, options(nostack, preserves_flags)),
+                _ => asm!("mov rax, [{}]", in(reg) p, inout("rax") 0_u64 => value, options(nostack, preserves_flags)),
             }
         }
+        value
     }
 
     fn device_write(&self, at: MachineAddr, size: u8, value: u64) {
@@ -226,10 +231,10 @@ impl Machine for BareMetal {
         // SAFETY: as in `device_read`; the devices are the hardware domain's, which is trusted with them.
         unsafe {
             match size {
-                1 => p.write_volatile(value as u8),
-                2 => p.cast::<u16>().write_volatile(value as u16),
-                4 => p.cast::<u32>().write_volatile(value as u32),
-                _ => p.cast::<u64>().write_volatile(value),
+                1 => asm!("mov [{}], al", in(reg) p, in("rax") value, options(nostack, preserves_flags)),
+                2 => asm!("mov [{}], ax", in(reg) p, in("rax") value, options(nostack, preserves_flags)),
+                4 => asm!("mov [{}], eax", in(reg) p, in("rax") value, options(nostack, preserves_flags)),
+                _ => asm!("mov [{}], rax", in(reg) p, in("rax") value, options(nostack, preserves_flags)),
             }
         }
     }
@@ -263,7 +268,7 @@ impl Machine for BareMetal {
 
     fn flush_caches(&self) {
         // SAFETY: writes caches back; memory is the same after it.
-        unsafe { core::arch::asm!("wbinvd", options(nostack, preserves_flags)) };
+        unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
     }
 
     fn prediction_barrier(&self, value: u64) {

@@ -34,6 +34,7 @@ impl Cx<'_> {
             *to = *from;
         }
         let paging = paging_of(&*self.state.cpu);
+        let tpr = self.state.cpu.tpr();
         let length = match given.len().min(supplied.len()) {
             0 => self.code(&paging, &mut supplied),
             length => length,
@@ -54,10 +55,11 @@ impl Cx<'_> {
         let mut cpu = GuestCpu::new(&mut *state.cpu, &self.x86.cpuid);
         let result = f(&mut cpu, &mut memory, supplied.get(..length).unwrap_or(&[]));
         let effects = physical.effects;
-        // The instruction may have written CR8.
-        let tpr = state.cpu.tpr();
-        if tpr != state.lapic.tpr() >> 4 {
-            state.lapic.set_tpr(tpr.wrapping_shl(4));
+        // The instruction may have written CR8, or the register in the APIC's page.
+        if state.cpu.tpr() != tpr {
+            state.lapic.set_tpr(state.cpu.tpr().wrapping_shl(4));
+        } else {
+            state.cpu.set_tpr(state.lapic.tpr() >> 4);
         }
         for effect in effects.lapic {
             self.lapic_effect(effect);

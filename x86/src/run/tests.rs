@@ -387,15 +387,15 @@ fn xsetbv_checks_its_value() {
     let mut rig = Rig::new(Role::Guest, 0x2e7);
     rig.set(gpr::RCX, 0);
     rig.set(gpr::RDX, 0);
-    // No x87; AVX without SSE; parts of AVX-512, which a processor refuses; protection keys, which are not offered.
-    for bad in [0_u64, 2, 5, 0x23, 0x27, 0x47, 0x67, 0xe3, 0x207, 0x1_0000_0007, 1 << 63 | 7] {
+    // No x87; AVX without SSE; parts of AVX-512, which a processor refuses; what is not there.
+    for bad in [0_u64, 2, 5, 0x23, 0x27, 0x47, 0x67, 0xe3, 0x407, 0x1_0000_0007, 1 << 63 | 7] {
         rig.set(gpr::RAX, bad & 0xffff_ffff);
         rig.set(gpr::RDX, bad >> 32);
         rig.exit(XSETBV, Exit::Xsetbv);
         assert_eq!((rig.event(), rig.moved()), (Some(Event::GP), 0), "{bad:#x}");
     }
     rig.set(gpr::RDX, 0);
-    for good in [1, 3, 7, 0xe7] {
+    for good in [1, 3, 7, 0xe7, 0x207] {
         rig.set(gpr::RAX, good);
         rig.exit(XSETBV, Exit::Xsetbv);
         assert_eq!((rig.cpu(|c| c.pending_event()), rig.cpu(|c| c.xcr0())), (None, good));
@@ -715,6 +715,19 @@ fn an_interrupt_below_the_task_priority_comes_when_that_falls() {
     cr8(&mut rig, 1);
     rig.cx(|cx| cx.prepare_delivery());
     assert_eq!(rig.asked.lock().watches, 1);
+}
+
+/// The register in the APIC's page is CR8, too.
+#[test]
+fn the_task_priority_is_written_through_memory() {
+    let mut rig = rig();
+    rig.set(gpr::RBX, LAPIC_LINEAR);
+    for priority in [0x60, 0x10] {
+        rig.set(gpr::RAX, priority);
+        rig.exit(&[0x89, 0x83, 0x80, 0, 0, 0], Exit::NestedFault(NestedFault { write: true, ..fault(LAPIC + 0x80) }));
+        let tprs = (rig.cpu(|c| c.tpr()), rig.cx(|cx| cx.state.lapic.tpr()));
+        assert_eq!(tprs, (priority as u8 >> 4, priority as u8));
+    }
 }
 
 #[test]

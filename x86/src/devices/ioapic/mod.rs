@@ -65,7 +65,7 @@ pub struct PinConfig {
 /// The real pins behind the hardware domain's I/O APICs. Called with the I/O APIC's lock held.
 pub trait PinBackend: Send + Sync {
     /// The guest unmasked a pin for the first time, or changed the configuration of one that is unmasked. To be done with
-    /// the real pin masked meanwhile.
+    /// the real pin masked, which stays so until [`PinBackend::unmask`] or [`PinBackend::eoi`].
     fn route(&self, gsi: u32, config: &PinConfig);
     /// The guest masked a pin.
     fn mask(&self, gsi: u32);
@@ -331,11 +331,13 @@ fn tell(backend: &dyn PinBackend, gsi: u32, pin: &mut Pin) {
         return;
     };
     let config = PinConfig { trigger: pin.trigger(), active_low: pin.entry & ACTIVE_LOW != 0, message };
-    if pin.routed != Some(config) {
+    let moves = pin.routed != Some(config);
+    if moves {
         pin.routed = Some(config);
         backend.route(gsi, &config);
     }
-    if !pin.unmasked {
+    // The real pin was masked for that. One whose interrupt is held stays so until that is over.
+    if !pin.unmasked || moves && !pin.line {
         pin.unmasked = true;
         backend.unmask(gsi);
     }

@@ -240,7 +240,7 @@ fn hardware_pin_is_programmed_when_unmasked() {
     entry(&mut io, 40, 0x0200_0000_0000_a052);
     assert_eq!(told(&pins), ["unmask 40"]);
     entry(&mut io, 40, 0x0400_0000_0000_a052);
-    assert_eq!(told(&pins), ["route 40 Level low to 4"]);
+    assert_eq!(told(&pins), ["route 40 Level low to 4", "unmask 40"]);
     entry(&mut io, 40, 0x0400_0000_0000_a052);
     assert!(told(&pins).is_empty());
 }
@@ -256,6 +256,11 @@ fn hardware_level_is_held_until_the_guest_ends_it() {
     assert_eq!(told(&pins), ["eoi 40"]);
     assert!(eoi(&mut io, 0x52).is_empty());
     assert!(told(&pins).is_empty(), "ended once");
+    assert!(io.interrupt(40).is_some());
+    entry(&mut io, 40, 0x0400_0000_0000_8052);
+    assert_eq!(told(&pins), ["route 40 Level high to 4"], "held: masked until it is over");
+    eoi(&mut io, 0x52);
+    assert_eq!(told(&pins), ["eoi 40"]);
     assert!(io.interrupt(40).is_some());
 }
 
