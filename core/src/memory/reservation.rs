@@ -123,8 +123,9 @@ pub(super) fn decrease(caller: &Caller<'_>, args: Args) -> OpResult {
     if p2m.demand() != 0 || account.reserved() != 0 {
         // If others were faster with what was freed, the domain goes without.
         let _ = p2m.reserve_for_demand(caller.hv, |account| {
-            // What others hold still is the domain's.
-            account.reserved().saturating_add(freed).min(account.limit().saturating_sub(account.pages()))
+            // What others hold still is the domain's. What is set aside already stays so, whatever the limit is now.
+            let (had, has) = (account.reserved(), account.pages());
+            had.saturating_add(freed.min(account.limit().saturating_sub(has).saturating_sub(had)))
         });
     }
     result

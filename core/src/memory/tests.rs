@@ -437,10 +437,13 @@ fn memory_on_demand() {
     f.limit(guest, f.pages(guest) + 101);
     assert_eq!(give_back(&[4]), Ok(1));
     assert_eq!(hv.frames.account(guest).reserved(), 101);
+    f.limit(guest, 10);
+    assert_eq!(give_back(&[5]), Ok(1));
+    assert_eq!(hv.frames.account(guest).reserved(), 101, "a lower limit takes nothing of it");
     drop(held);
     f.limit(guest, 2048);
     // Never more is set aside than can be needed.
-    assert_eq!(target(2000), Ok((510, 512, 512)));
+    assert_eq!(target(2000), Ok((509, 512, 512)));
     assert_eq!(on_demand(&[0x600], 9), Ok(1));
     assert!(p2m.populate(hv, Gfn(0x6ff)).is_ok());
     assert_eq!((f.entry(guest, 0x600).kind, p2m.demand()), (Kind::RamRw, 512));

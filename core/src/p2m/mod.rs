@@ -44,7 +44,7 @@ mod table;
 mod tests;
 mod unmapped;
 
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use alloc::boxed::Box;
 
 use radon_abi::errno::Errno;
@@ -129,6 +129,8 @@ pub struct P2m {
     max_gfn: AtomicU64,
     /// Number of frames that are [`Kind::OnDemand`]; changed under the lock.
     demand: AtomicU64,
+    /// There was one at some time.
+    had_demand: AtomicBool,
     /// See [`P2m::generation`].
     generation: AtomicU64,
 }
@@ -141,7 +143,8 @@ impl P2m {
         let state = Lock::new(Rank::P2m, State { closed: false, cursor: Gfn(0), log_cursor: Gfn(0) });
         let log = dirty::DirtyLog::default();
         let [max_gfn, demand, generation] = [const { AtomicU64::new(0) }; 3];
-        P2m { owner, tag, identity, table, state, log, max_gfn, demand, generation }
+        let had_demand = AtomicBool::new(false);
+        P2m { owner, tag, identity, table, state, log, max_gfn, demand, had_demand, generation }
     }
 
     /// Machine address of the nested page table.
@@ -189,6 +192,12 @@ impl P2m {
     #[must_use]
     pub fn demand(&self) -> u64 {
         self.demand.load(Ordering::Acquire)
+    }
+
+    /// Whether some were to be populated on demand at any time: what is not there may have been populated just now.
+    #[must_use]
+    pub fn had_demand(&self) -> bool {
+        self.had_demand.load(Ordering::Acquire)
     }
 
     /// A number that changes whenever something that was mapped is mapped no more or otherwise, before the frame can be
@@ -288,6 +297,7 @@ impl P2m {
         }
         self.fill(hv, gfn, order.frames(), Entry { kind: Kind::OnDemand, mfn: Mfn(0) })?;
         self.demand.fetch_add(order.frames(), Ordering::AcqRel);
+        self.had_demand.store(true, Ordering::Release);
         Ok(())
     }
 

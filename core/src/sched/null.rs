@@ -202,7 +202,10 @@ impl Policy for Null {
         }
     }
 
-    fn replenish(&self, _: Context<'_>, _: &Arc<DomainSched>, _: Nanoseconds) {}
+    fn replenish(&self, _: Context<'_>, domain: &Arc<DomainSched>, _: Nanoseconds) {
+        // There are no caps here; another pool begins anew.
+        domain.budget_armed.store(false, Ordering::SeqCst);
+    }
 
     fn dump(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         for cpu in self.cpus.get().iter() {

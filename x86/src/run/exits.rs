@@ -244,15 +244,17 @@ impl Cx<'_> {
             let caller = Caller::new(hv, self.domain, self.vcpu, &memory).in_mode(!long).with_interrupts(interrupts);
             dispatch(&caller, number, args)
         };
+        // It may have gone to sleep, but does not over what its APIC holds, which the hypercall could not see.
+        if self.vcpu.sched.unit.is_blocked()
+            && (interrupts || self.arch.nmi_pending.load(Ordering::Acquire))
+            && self.has_wakeup()
+        {
+            self.hv().scheduler.wake(self.hv(), self.vcpu);
+        }
         let value = match result {
             Ok(Outcome::Done(value)) => value,
             Ok(Outcome::Reschedule) => {
                 self.hv().scheduler.request(self.hv(), self.cpu);
-                // It may have gone to sleep, but does not over what its APIC holds, which the hypercall could not see.
-                let takes = interrupts || self.arch.nmi_pending.load(Ordering::Acquire);
-                if takes && self.vcpu.sched.unit.is_blocked() && self.has_wakeup() {
-                    self.hv().scheduler.wake(self.hv(), self.vcpu);
-                }
                 0
             }
             Ok(Outcome::Continue(args)) => {
@@ -403,10 +405,7 @@ impl Cx<'_> {
         if self.map_on_demand(fault) {
             return;
         }
-        if !fault.present && self.is_permitted(fault) {
-            return;
-        }
-        if !fault.present && self.domain.p2m.demand() > 0 {
+        if !fault.present && self.domain.p2m.had_demand() {
             match self.domain.p2m.populate(self.hv(), gfn) {
                 Ok(true) => return,
                 Ok(false) => {}

@@ -83,7 +83,7 @@ pub(super) fn get_hvm_context_partial(caller: &Caller<'_>, args: Args) -> OpResu
 /// `XEN_DOMCTL_sethvmcontext`: sets the state of vCPUs and devices. All vCPUs go down; those with a CPU record come up.
 ///
 /// Work: the buffer, 4 MiB at most. Errors: `EINVAL`: the caller's own domain, a dying one, or a record that cannot be.
-/// `ENODATA`: records are missing. `ENOMEM`: too large. `EFAULT`. Records before the bad one have been taken over.
+/// `ENODATA`: records are missing. `ENOMEM`: too large. `EFAULT`. The domain is as it was then.
 pub(super) fn set_hvm_context(caller: &Caller<'_>, args: Args) -> OpResult {
     let (domain, r): (_, HvmContext) = other(caller, args)?;
     if domain.control.is_dying() {

@@ -105,12 +105,8 @@ pub(super) fn collect(caller: &Caller<'_>, args: Args, domain: &Arc<Domain>, mut
         return Err(Errno::EINVAL);
     }
     let mut progress = begin(domain, args, &r)?;
-    if progress.word == 0 && domain.shutdown_reason().is_some() {
-        // The last time: dom0 hears of a shutdown before all vCPUs are off their CPUs, and one may write something still.
-        if caller.hv.scheduler.pause_domain_sync(caller.hv, domain, caller.vcpu).is_err() {
-            return Ok(Outcome::Continue(args));
-        }
-        caller.hv.scheduler.unpause_domain(caller.hv, &domain.sched);
+    if progress.word == 0 && wait_for_the_last(caller, domain).is_err() {
+        return Ok(Outcome::Continue(args));
     }
     r.pages = r.pages.min(domain.p2m.limit().0);
     let done = steps(caller, domain, &r, &mut progress);
@@ -121,6 +117,19 @@ pub(super) fn collect(caller: &Caller<'_>, args: Args, domain: &Arc<Domain>, mut
     r.dirty_count = progress.told;
     r.fault_count = progress.told;
     write(caller, args, &r)
+}
+
+/// Waits until no vCPU of a domain that has shut down writes any more: dom0 hears of a shutdown, and saves the domain, before
+/// all of them are off their CPUs.
+///
+/// # Errors
+/// `EAGAIN`: the caller has to leave its own CPU first.
+pub(super) fn wait_for_the_last(caller: &Caller<'_>, domain: &Domain) -> Result<(), Errno> {
+    if domain.shutdown_reason().is_some() {
+        caller.hv.scheduler.pause_domain_sync(caller.hv, domain, caller.vcpu)?;
+        caller.hv.scheduler.unpause_domain(caller.hv, &domain.sched);
+    }
+    Ok(())
 }
 
 /// Goes on collecting while the budget lasts. Returns whether everything was collected.

@@ -37,6 +37,9 @@ pub(super) fn get_page_frame_info3(caller: &Caller<'_>, args: Args) -> OpResult 
     if r.num > FRAMES_MAX {
         return Err(Errno::E2BIG);
     }
+    if log_dirty::wait_for_the_last(caller, &domain).is_err() {
+        return Ok(Outcome::Continue(args));
+    }
     while r.num > 0 {
         let mut chunk = [0_u64; CHUNK];
         let part = chunk.iter_mut().take(r.num as usize);

@@ -72,6 +72,10 @@ impl Credit2 {
         for (n, other) in others.iter().rev().filter_map(|&(_, n)| Some((n, self.shared(n)?))) {
             let (mut target, source) = lock_pair(&here.lock, &other.lock);
             let Some(mut source) = source else { continue };
+            if !target.cpus.contains(cpu) {
+                // It was taken out of the queue meanwhile.
+                return (target, None);
+            }
             let may = |slot: &Slot| source.get(*slot).is_some_and(|m| m.allowed.contains(cpu));
             if let Some(slot) = source.ready().iter().copied().find(may) {
                 source.stand(slot, Standing::Off, now);
