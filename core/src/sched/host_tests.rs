@@ -516,6 +516,16 @@ fn pin_override_is_dom0s_and_ends() {
     assert_eq!(vcpu.sched.unit.affinity().allowed(), CpuSet::ALL);
 }
 
+/// The period of a cap that ends where there are no caps is over: in another pool the next one begins.
+#[test]
+fn a_period_ends_in_a_pool_without_caps() {
+    let (host, guest) = host(2, 2);
+    let domain = &host.domain(guest).sched;
+    domain.budget_armed.store(true, Ordering::SeqCst);
+    host.hv.scheduler.replenish(&host.hv, domain, Nanoseconds(0));
+    assert!(!domain.budget_armed.load(Ordering::SeqCst));
+}
+
 #[test]
 fn policies_are_found_by_name_and_dumped() {
     assert_eq!(PolicyKind::from_name("credit2"), Ok(PolicyKind::Credit2));
