@@ -37,6 +37,11 @@ const VM_CR_SVMDIS: u64 = 1 << 4;
 const EFER_SVME: u64 = 1 << 12;
 const EFER_AUTOMATIC_IBRS: u64 = 1 << 21;
 const MSR_XSS: u32 = 0xda0;
+const MSR_DE_CFG: u32 = 0xc001_1029;
+/// DE_CFG: LFENCE waits for all instructions before it. Guests are told that it does.
+const DE_CFG_LFENCE_ORDERS: u64 = 1 << 1;
+/// CPUID 0x80000021 EAX: it always does.
+const LFENCE_ORDERS_ALWAYS: u32 = 1 << 2;
 /// CPUID 0xD sub-leaf 1 EAX.
 const XSAVES: u32 = 1 << 3;
 
@@ -335,6 +340,13 @@ pub fn enable_on_this_cpu() -> Result<Features, Unavailable> {
     if cpuid(0xd, 1).eax & XSAVES != 0 {
         // SAFETY: the MSR exists with XSAVES. Guests may execute XSAVES, and are told that there are no such components.
         let _ = unsafe { cr::wrmsr_safe(MSR_XSS, 0) };
+    }
+    let orders_always = cpuid(0x8000_0021, 0).eax & LFENCE_ORDERS_ALWAYS != 0;
+    if let Ok(config) = rdmsr_safe(MSR_DE_CFG)
+        && !orders_always
+    {
+        // SAFETY: the MSR exists, and with the bit LFENCE waits for the instructions before it, which is all that changes.
+        let _ = unsafe { cr::wrmsr_safe(MSR_DE_CFG, config | DE_CFG_LFENCE_ORDERS) };
     }
     // The first entry flushes: nobody knows what used the identifiers before us.
     let asids = Asids { next: features.asids, count: features.asids, generation: 0 };
