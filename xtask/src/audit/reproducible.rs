@@ -13,7 +13,7 @@ use crate::{build, host};
 
 /// What an image is made of, besides the crates' folders.
 const FILES: &[&str] = &["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo"];
-const FOLDERS: &[&str] = &["abi", "core", "x86", "hal", "radon", "xtask", "guests", "fuzz"];
+const FOLDERS: &[&str] = &["abi", "core", "x86", "hal", "radon", "xtask", "guests", "fuzz", "sim", "interleave"];
 /// What is compared.
 const RESULTS: &[&str] = &["radon", "radon.gz", "radon.syms"];
 
@@ -67,4 +67,19 @@ fn build(folder: &Path) -> Result<PathBuf> {
         std::os::unix::fs::symlink(&path, own.join(path.file_name().unwrap_or_default()))?;
     }
     build::build_at(&sources, &own, Stdio::inherit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_crate_of_the_workspace_is_copied() {
+        let manifest = fs::read_to_string(host::root().join("Cargo.toml")).unwrap();
+        let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")).unwrap();
+        for member in members.trim_end_matches(']').split(',') {
+            let folder = member.trim().trim_matches('"').split('/').next().unwrap();
+            assert!(FOLDERS.contains(&folder), "{folder}");
+        }
+    }
 }
