@@ -243,7 +243,6 @@ impl LineBuffer {
 
     fn untangle(&mut self, line: &str) -> String {
         match line.find(HYPERVISOR) {
-            Some(0) => line.to_owned(),
             Some(at) => {
                 self.interrupted.push_str(&line[..at]);
                 line[at..].to_owned()

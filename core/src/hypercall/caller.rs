@@ -80,6 +80,11 @@ impl<'a> Caller<'a> {
         left > 0
     }
 
+    /// Spends units for a step that was longer than others; the next [`Caller::spend`] finds out whether that was too much.
+    pub fn overdraw(&self, units: u32) {
+        self.budget.set(self.budget.get().saturating_sub(units));
+    }
+
     /// Units of the budget that are left, for tests.
     #[cfg(test)]
     pub(crate) fn budget(&self) -> u32 {

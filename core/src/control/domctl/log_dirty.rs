@@ -152,10 +152,7 @@ fn steps(caller: &Caller<'_>, domain: &Domain, r: &ShadowOp, progress: &mut Prog
             let count = frames.saturating_sub(word.saturating_mul(WORD_FRAMES)).min(WORD_FRAMES) as u32;
             let wanted = u64::MAX.checked_shr(64u32.saturating_sub(count)).unwrap_or(0);
             *noted = domain.p2m.collect_log(hv, word, wanted, clean, &mut batch);
-            for _ in 0..noted.count_ones() {
-                // Overdrawn by this step at most; the next one finds out.
-                let _ = caller.spend();
-            }
+            caller.overdraw(noted.count_ones());
             progress.told = progress.told.saturating_add(noted.count_ones());
         }
         if told {

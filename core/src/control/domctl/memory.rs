@@ -16,7 +16,7 @@ const FRAMES_MAX: u64 = 1024;
 /// Frames whose numbers are copied in and whose types are copied out at once: the caller's tables are walked for each copy.
 const CHUNK: usize = 64;
 /// What populating a frame costs, which may mean that 2 MiB are zeroed.
-const POPULATE_COST: u64 = 64;
+const POPULATE_COST: u32 = 64;
 /// Table pages in a MiB.
 const PAGES_PER_MIB: u64 = (1 << 20) / PAGE_SIZE;
 
@@ -53,8 +53,7 @@ pub(super) fn get_page_frame_info3(caller: &Caller<'_>, args: Args) -> OpResult 
             let mut kind = domain.p2m.query(caller.hv, Gfn(*frame)).entry.kind;
             if kind == Kind::OnDemand {
                 domain.p2m.populate(caller.hv, Gfn(*frame))?;
-                // Overdrawn by this chunk at most; the next one finds out.
-                (0..POPULATE_COST).for_each(|_| _ = caller.spend());
+                caller.overdraw(POPULATE_COST);
                 kind = domain.p2m.query(caller.hv, Gfn(*frame)).entry.kind;
             }
             let memory = kind.own_ram();
